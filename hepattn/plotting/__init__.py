@@ -1,0 +1,11 @@
+"""Static figures: masks, events, and what a filter does. Each function returns a matplotlib Figure and shows nothing.
+
+No pyplot and no global state: a notebook shows the figure that a cell ends with, a script calls ``figure.savefig``.
+"""
+
+from hepattn.plotting.events import attended, event
+from hepattn.plotting.masks import mask
+from hepattn.plotting.performance import efficiency, kept, kernels, scores
+from hepattn.plotting.style import Figure
+
+__all__ = ["Figure", "attended", "efficiency", "event", "kept", "kernels", "mask", "scores"]
