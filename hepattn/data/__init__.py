@@ -1,10 +1,17 @@
 """Events: what they are (schema), where they come from (TrackML, Parquet, simulator, samples), and their features."""
 
+from hepattn.data.features import CLUSTER_FEATURES, DEFAULT_FEATURES, FEATURES, hit_features
 from hepattn.data.parquet import ParquetEvents, iter_parquet, read_parquet, write_parquet
+from hepattn.data.sample import data_directory, sample_event, sample_events, sample_names
 from hepattn.data.schema import Clusters, Event, Hits, Particles, Selection, Truth
 from hepattn.data.sequence import EventFileError, EventSequence
+from hepattn.data.sources import open_events
+from hepattn.data.trackml import TrackMLEvents, list_trackml, read_trackml
 
 __all__ = [
+    "CLUSTER_FEATURES",
+    "DEFAULT_FEATURES",
+    "FEATURES",
     "Clusters",
     "Event",
     "EventFileError",
@@ -13,8 +20,17 @@ __all__ = [
     "ParquetEvents",
     "Particles",
     "Selection",
+    "TrackMLEvents",
     "Truth",
+    "data_directory",
+    "hit_features",
     "iter_parquet",
+    "list_trackml",
+    "open_events",
     "read_parquet",
+    "read_trackml",
+    "sample_event",
+    "sample_events",
+    "sample_names",
     "write_parquet",
 ]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hepattn.data._arrow import to_numpy
 from hepattn.data.schema import Clusters, Event, Hits, Particles, Truth
 from hepattn.data.sequence import EventFileError, EventSequence
 
@@ -234,7 +235,7 @@ class ParquetEvents(EventSequence):
             table = handle.read_row_group(row, use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise EventFileError(f"{_file(stem, part)} can't be read at event {row}: {_sentence(error)}") from error
-        return {name: table.column(name).to_numpy() for name in table.column_names if name != "event_id"}
+        return {name: to_numpy(table.column(name)) for name in table.column_names if name != "event_id"}
 
 
 class _Writer:

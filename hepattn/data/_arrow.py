@@ -1,0 +1,20 @@
+"""Arrow columns as numpy arrays, without pandas (whose import alone costs more than reading an event)."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+_DTYPES = {"float": np.float32, "double": np.float64, "int32": np.int32, "int64": np.int64}
+
+
+def dtype_of(kind: pa.DataType) -> npt.DTypeLike:
+    """The numpy dtype of an Arrow type of numbers."""
+    return _DTYPES[str(kind)]
+
+
+def to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """A writable copy of a column of numbers without nulls."""
+    chunks = [np.from_dlpack(chunk) for chunk in column.chunks if len(chunk)]
+    return np.concatenate(chunks) if chunks else np.empty(0, dtype_of(column.type))
