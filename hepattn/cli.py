@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+import hepattn
+
 COMMANDS = {
     "info": ("hepattn.info", "versions, device, kernels and why one is missing"),
     "simulate": ("hepattn.data.simulate", "make events with Pythia and ACTS"),
@@ -24,7 +26,17 @@ COMMANDS = {
 """Word -> (module with a `main(argv)`, what it does). A module is imported only when its word is used."""
 
 USER_ERRORS = (ValueError, OSError, ImportError, NotImplementedError)
-"""A wrong value or file, an optional package that isn't there, or an option that this release doesn't have."""
+"""A wrong value or file, an optional package that isn't there, or an option that this release doesn't have.
+
+A kernel's refusal (`hepattn.KernelRefusal`) counts too; it is looked up only when needed, since its room imports torch.
+"""
+
+
+def is_users(error: Exception) -> bool:
+    """Whether an error is a mistake of the user's, to be told in one sentence."""
+    if isinstance(error, RuntimeError) and "hepattn.attention" in sys.modules:
+        return isinstance(error, (hepattn.KernelRefusal, *USER_ERRORS))
+    return isinstance(error, USER_ERRORS)
 
 
 def package_version() -> str:
@@ -82,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nhepattn: interrupted\n")
         return 130
-    except USER_ERRORS as error:
-        if given.traceback:
+    except Exception as error:
+        if given.traceback or not is_users(error):
             raise
         sys.stderr.write(f"hepattn {given.command}: {one_sentence(error)}\n")
         return 2

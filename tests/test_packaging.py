@@ -15,6 +15,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import hepattn
+
 ROOT = Path(__file__).parents[1]
 TORCH_NEEDS = {"filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec", "setuptools"}
 
@@ -75,6 +77,7 @@ def test_metadata():
 
 def test_versions_agree():
     version = pyproject()["project"]["version"]
+    assert hepattn.__version__ == version
     assert re.search(rf"^version: {re.escape(version)}$", text("CITATION.cff"), re.MULTILINE)
     assert re.search(rf"^## {re.escape(version)}\b", text("CHANGELOG.md"), re.MULTILINE)
 
