@@ -44,7 +44,7 @@ class Fields(Encoding):
         return tuple(self.encodings)
 
     def forward(self, x: Mapping[str, Tensor] | Tensor) -> Tensor:
-        """Takes name -> coordinate (T,), or a tensor (T, F) whose columns are in the order of `names` -> (T, dim) float32.
+        """Encodes name -> coordinate (T,), or a tensor (T, F) with columns in the order of `names`: (T, dim) float32.
 
         Names that are no field are not read, so that all coordinates of an event may be given.
 

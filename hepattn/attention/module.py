@@ -1,0 +1,194 @@
+"""Multi-head attention with weights: projections, norms, gates, residual values, and no idea of which kernel runs."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hepattn.attention.backends.registry import check_backend
+from hepattn.attention.doors import Sequences, enter
+from hepattn.attention.functional import attend
+from hepattn.attention.laser import laser_output, laser_values
+from hepattn.attention.record import AttentionCall, Recordable, record_attention
+from hepattn.masks import Mask
+from hepattn.sequence import Layout
+
+__all__ = ["Attention", "AttentionCall", "record_attention"]
+
+
+class HeadNorm(nn.Module):
+    """RMSNorm or LayerNorm over the channels of each head, one set of weights for all heads; eps = 1e-6.
+
+    Computed in the dtype of its weight (float32 under autocast), returned in the dtype of x.
+    """
+
+    def __init__(self, name: str, channels: int) -> None:
+        super().__init__()
+        self.norm = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}[name](channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps x (T, H, D) -> (T, H, D)."""
+        return self.norm(x.to(self.norm.weight.dtype)).to(x.dtype)
+
+
+class Attention(Recordable):
+    """Multi-head self- or cross-attention: tokens look at those of their own event that `mask` allows.
+
+    With x (Tq, dim) and context c (Tk, dim; in self-attention c = x), head by head of D = dim / num_heads channels:
+
+        q = norm(W_q x),  k = norm(W_k c),  v = norm(W_v c)        norms where asked for
+        v = m v + (1 - m) v_first,  m = sigmoid(W_m c)             value residual, m (Tk, H)
+        o = attend(q, k, v),  scale D^-1/2                          or LASER: log(attend(q, k, exp(v - max))) + max
+        out = W_o (sigmoid(W_g x) * o)                             the gate where asked for
+
+    Args:
+        dim: channels of tokens; a multiple of `num_heads`.
+        num_heads: H. On a GPU heads of 64 channels are faster than heads of 32.
+        backend: kernel, "auto" takes the fastest that can do exactly what is asked.
+        qk_norm: "rms", "layer" or None: norm of q and k in each head (arXiv:2010.04245, arXiv:2302.05442).
+        v_norm: norm v too, by the kind of `qk_norm` ("rms" where that is None) (arXiv:2503.04598).
+        gate: gated output, W_g = 0 and b_g = 1 at first (AlphaFold 2, Jumper et al. 2021, algorithm 7).
+        value_residual: mix the first layer's values into v, for each token and head (arXiv:2410.17897).
+        laser: attention on exponentials of the values (arXiv:2411.03493).
+        bias: whether the projections to q, k, v and from the heads add one.
+
+    Raises:
+        ValueError: dim is not a multiple of num_heads, or no norm or kernel has that name.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        backend: str = "auto",
+        qk_norm: Literal["rms", "layer"] | None = None,
+        v_norm: bool = False,
+        gate: bool = False,
+        value_residual: bool = False,
+        laser: bool = False,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"Attention got dim={dim}, num_heads={num_heads}: make dim a multiple of num_heads.")
+        if qk_norm not in {None, "rms", "layer"}:
+            raise ValueError(
+                f"Attention got qk_norm={qk_norm!r}, expected 'rms', 'layer' or None: choose one of these."
+            )
+        self.dim = dim
+        self.num_heads = num_heads
+        self.backend = check_backend(backend)
+        self.laser = laser
+        channels = dim // num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.output = nn.Linear(dim, dim, bias=bias)
+        self.q_norm = HeadNorm(qk_norm, channels) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(qk_norm, channels) if qk_norm else nn.Identity()
+        self.v_norm = HeadNorm(qk_norm or "rms", channels) if v_norm else nn.Identity()
+        self.mix = nn.Linear(dim, num_heads) if value_residual else None
+        self.gate = nn.Linear(dim, dim) if gate else None
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.ones_(self.gate.bias)
+
+    def set_backend(self, backend: str) -> None:
+        """Another kernel from now on; weights and meaning stay.
+
+        Raises:
+            ValueError: no kernel has that name.
+        """
+        self.backend = check_backend(backend)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"dim={self.dim}, num_heads={self.num_heads}, backend={self.backend}, laser={self.laser}"
+
+    def forward(
+        self,
+        x: Sequences,
+        context: Sequences | None = None,
+        *,
+        mask: Mask | None = None,
+        first_value: Tensor | None = None,
+        valid: Tensor | None = None,
+        context_valid: Tensor | None = None,
+    ) -> Any:
+        """Attention from x to context (None: to x itself), event by event; what goes in as x comes out.
+
+        Args:
+            x: Packed, padded (B, N, dim) with `valid`, or nested.
+            context: the same choice, with the same number of events.
+            mask: who may look at whom inside an event; None: all at all.
+            first_value: (Tk, H, D) packed values of the first layer; only with value_residual=True.
+            valid: (B, N) bool, True = a token, for a padded x.
+            context_valid: the same for a padded context.
+
+        Raises:
+            TypeError, ValueError: input of another form or width; a different number of events in x and context.
+        """
+        packed, leave = enter(x, valid, self.dim, "Attention")
+        layout = packed.layout
+        if context is None:
+            return leave(self.attend_values(packed.values, layout, mask, first_value)[0])
+        other, _ = enter(context, context_valid, self.dim, "Attention's context")
+        kv_layout = other.layout
+        if kv_layout.batch != layout.batch:
+            raise ValueError(
+                f"Attention got {layout.batch} events in x and {kv_layout.batch} in context: give as many in both."
+            )
+        return leave(self.attend_values(packed.values, layout, mask, first_value, other.values, kv_layout)[0])
+
+    def attend_values(
+        self,
+        x: Tensor,
+        layout: Layout,
+        mask: Mask | None = None,
+        first_value: Tensor | None = None,
+        context: Tensor | None = None,
+        kv_layout: Layout | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The packed corridor: x (Tq, dim) -> (out (Tq, dim), v (Tk, H, D) before any mixing, for later layers).
+
+        `first_value` None leaves v as it is: a first layer has nothing to mix.
+        """
+        kv_layout = layout if kv_layout is None else kv_layout
+        q, k, v = self._project(x, context)
+        value = v
+        if first_value is not None:
+            v = self._mix_values(x if context is None else context, v, first_value)
+        self.tell(q, k, mask, layout, kv_layout)
+        out = self._attend(q, k, v, mask, layout, kv_layout).flatten(-2)
+        if self.gate is not None:
+            out = torch.sigmoid(self.gate(x)) * out
+        return self.output(out), value
+
+    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        if context is None:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+        else:
+            sizes = (self.dim, 2 * self.dim)
+            w_q, w_kv = self.qkv.weight.split(sizes)
+            b_q, b_kv = (None, None) if self.qkv.bias is None else self.qkv.bias.split(sizes)
+            q = F.linear(x, w_q, b_q)
+            k, v = F.linear(context, w_kv, b_kv).chunk(2, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in (q, k, v))
+        return self.q_norm(q), self.k_norm(k), self.v_norm(v)
+
+    def _mix_values(self, source: Tensor, v: Tensor, first_value: Tensor) -> Tensor:
+        if self.mix is None:
+            raise ValueError("Attention got first_value but was made without value_residual=True: leave it out.")
+        if first_value.shape != v.shape:
+            raise ValueError(f"Attention got first_value {tuple(first_value.shape)}, expected {tuple(v.shape)}.")
+        share = torch.sigmoid(self.mix(source)).unsqueeze(-1)
+        return share * v + (1 - share) * first_value
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, layout: Layout, kv_layout: Layout) -> Tensor:
+        def kernel(values: Tensor) -> Tensor:
+            return attend(q, k, values, mask=mask, lengths=layout, kv_lengths=kv_layout, backend=self.backend)
+
+        if not self.laser:
+            return kernel(v)
+        exponential, peak = laser_values(v, kv_layout)
+        return laser_output(kernel(exponential), peak, layout)

@@ -1,0 +1,255 @@
+"""The encoder against its layers written out in float64, and the promises of its entrance and exit."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from hepattn.attention.module import record_attention
+from hepattn.attention.reference import attend_reference
+from hepattn.layers import Dense, LayerScale
+from hepattn.masks import Window
+from hepattn.models.encoder import Encoder, EncoderLayer
+from hepattn.sequence import Packed
+
+WRAPPED = Window(4, wrap=True)
+
+
+def pack(x: Tensor, lengths: list[int]) -> Packed:
+    return Packed(x, torch.tensor(lengths))
+
+
+def make(seed: int = 0, **options) -> Encoder:
+    torch.manual_seed(seed)
+    encoder = Encoder(dim=8, num_layers=3, num_heads=2, **{"mask": WRAPPED} | options)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return encoder
+
+
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(layer, nn.Linear)
+    return x @ layer.weight.double().T + layer.bias.double()
+
+
+def norm(weight: Tensor, x: Tensor) -> Tensor:
+    return x / ((x * x).mean(-1, keepdim=True) + 1e-6).sqrt() * weight.double()
+
+
+def slow_attention(layer: EncoderLayer, x: Tensor, lengths: list[int], first: Tensor | None, encoder: Encoder):
+    a = layer.attention
+    q, k, v = (part.unflatten(-1, (2, 4)) for part in linear(a.qkv, x).chunk(3, -1))
+    weights = {name: p for name, p in a.named_parameters() if name.endswith("_norm.norm.weight")}
+    q, k, v = (
+        norm(weights[f"{name}_norm.norm.weight"], part) if f"{name}_norm.norm.weight" in weights else part
+        for name, part in (("q", q), ("k", k), ("v", v))
+    )
+    value = v
+    if a.mix is not None and first is not None:
+        m = torch.sigmoid(linear(a.mix, x))[..., None]
+        v = m * v + (1 - m) * first
+    out = attend_reference(q, k, v, mask=encoder.mask, lengths=lengths)[0].flatten(1)
+    if a.gate is not None:
+        out = torch.sigmoid(linear(a.gate, x)) * out
+    return linear(a.output, out), value
+
+
+def slow_dense(dense: Dense, x: Tensor) -> Tensor:
+    gate, up = linear(dense.input, x).chunk(2, -1)
+    return linear(dense.output, gate * torch.sigmoid(gate) * up)
+
+
+def slow_encoder(encoder: Encoder, x: Tensor, lengths: list[int], *, hybrid: bool, residual: bool) -> Tensor:
+    weights = dict(encoder.named_parameters())
+    first: Tensor | None = None
+    for index in range(len(encoder.layers)):
+        layer = encoder.layers[index]
+        assert isinstance(layer, EncoderLayer)
+        scales = [
+            step.scale.scale.double() if isinstance(step.scale, LayerScale) else 1.0
+            for step in (layer.attention_residual, layer.dense_residual)
+        ]
+        w_a, w_d = (weights.get(f"layers.{index}.{half}_residual.norm.weight") for half in ("attention", "dense"))
+        assert w_d is not None
+        if hybrid and index > 0:
+            assert w_a is None
+            update, value = slow_attention(layer, x, lengths, first, encoder)
+            normed = norm(w_d, x + update * scales[0])
+            x = normed + slow_dense(layer.dense, normed) * scales[1]
+        else:
+            assert w_a is not None
+            update, value = slow_attention(layer, norm(w_a, x), lengths, first, encoder)
+            x = x + update * scales[0]
+            x = x + slow_dense(layer.dense, norm(w_d, x)) * scales[1]
+        if index == 0 and residual:
+            first = value
+    return norm(weights["norm.weight"], x)
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("layer_scale", [None, 0.3])
+@pytest.mark.parametrize("mask", [WRAPPED, Window(3), None], ids=str)
+def test_layers_written_out(hybrid, residual, layer_scale, mask):
+    encoder = make(hybrid_norm=hybrid, value_residual=residual, layer_scale=layer_scale, gate=True, mask=mask)
+    lengths = [6, 1, 9]
+    x = torch.randn(16, 8)
+    single, double = x.clone().requires_grad_(), x.double().requires_grad_()
+    out = encoder(pack(single, lengths)).values
+    expected = slow_encoder(encoder, double, lengths, hybrid=hybrid, residual=residual)
+    assert torch.allclose(out.double(), expected, atol=1e-4)
+    weight = torch.randn(16, 8)
+    (out * weight).sum().backward()
+    fast = {name: p.grad for name, p in encoder.named_parameters()}
+    encoder.zero_grad()
+    (expected * weight).sum().backward()
+    assert single.grad is not None
+    assert double.grad is not None
+    assert torch.allclose(single.grad.double(), double.grad, atol=1e-3, rtol=1e-3)
+    for name, parameter in encoder.named_parameters():
+        found = fast[name]
+        assert found is not None, f"{name} has no use"
+        assert parameter.grad is not None
+        assert torch.allclose(found, parameter.grad, atol=2e-3, rtol=1e-3), name
+
+
+# -- what goes in comes out --------------------------------------------------------------------------------------------
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any), st.integers(0, 3), st.booleans())
+def test_three_doors_give_the_same_numbers(lengths, extra, hybrid):
+    encoder = make(hybrid_norm=hybrid, value_residual=True).eval()
+    packed = pack(torch.randn(sum(lengths), 8), lengths)
+    out = encoder(packed)
+    assert isinstance(out, Packed)
+    assert torch.equal(out.lengths, packed.lengths)
+    padded, valid = packed.to_padded(max(lengths) + extra)
+    assert torch.equal(encoder(padded, valid=valid), out.to_padded(max(lengths) + extra)[0])
+    nested = encoder(packed.to_nested())
+    assert nested.is_nested
+    assert torch.equal(nested.values(), out.values)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=4), st.booleans())
+def test_neither_padding_nor_neighbours_change_an_event(lengths, laser):
+    encoder = make(hybrid_norm=True, value_residual=True, laser=laser).eval()
+    packed = pack(torch.randn(sum(lengths), 8), lengths)
+    padded, valid = packed.to_padded()
+    filled = encoder(torch.where(valid[..., None], padded, torch.nan), valid=valid)
+    assert (filled[~valid] == 0).all()
+    for event, alone in zip(filled, packed.split(), strict=True):
+        assert torch.allclose(event[: len(alone)], encoder(alone[None])[0], atol=2e-5)
+
+
+def test_the_order_of_a_sorted_input_survives():
+    encoder = make().eval()
+    x = pack(torch.randn(9, 8), [4, 5])
+    phi = torch.randn(9)
+    by_phi = x.sort(phi)
+    out = encoder(by_phi)
+    assert out.order is not None
+    assert torch.equal(out.unsort().values[out.order], out.values)
+
+
+# -- kernels -----------------------------------------------------------------------------------------------------------
+def test_set_backend_keeps_mask_weights_and_numbers():
+    encoder = make(hybrid_norm=True, value_residual=True, gate=True).eval()
+    x = pack(torch.randn(24, 8), [10, 14])
+    state = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    expected = encoder(x).values
+    encoder.set_backend("sdpa")
+    assert [m.backend for m in encoder.modules() if hasattr(m, "backend")] == ["sdpa"] * 3
+    assert encoder.mask == WRAPPED
+    assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.state_dict().items())
+    assert torch.equal(encoder(x).values, expected)
+    with pytest.raises(ValueError, match="backend must be"):
+        encoder.set_backend("magic")
+
+
+def test_record_attention_names_the_layers_and_keeps_the_mask():
+    encoder = make()
+    with record_attention(encoder) as calls:
+        encoder(pack(torch.randn(6, 8), [2, 4]))
+    assert [call.name for call in calls] == [f"layers.{i}.attention" for i in range(3)]
+    assert all(call.mask is WRAPPED for call in calls)
+    assert len({id(call.layout) for call in calls}) == 1  # the entrance makes the layout once
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+def test_drop_path_rises_with_depth_and_is_off_in_evaluation():
+    encoder = make(drop_path=0.4)
+    rates = [m.rate for m in encoder.modules() if hasattr(m, "rate")]
+    assert rates == pytest.approx([0, 0, 0.2, 0.2, 0.4, 0.4])
+    x = pack(torch.randn(20, 8), [5] * 4)
+    torch.manual_seed(1)
+    one, other = encoder(x).values, encoder(x).values
+    assert not torch.equal(one, other)
+    encoder.eval()
+    assert torch.equal(encoder(x).values, encoder(x).values)
+
+
+def test_autocast_keeps_the_residual_stream_in_float32():
+    encoder = make(hybrid_norm=True, value_residual=True, gate=True).eval()
+    x = pack(torch.randn(12, 8), [12])
+    with torch.autocast("cpu", torch.bfloat16):
+        out = encoder(x).values
+    assert out.dtype == torch.float32
+    assert torch.allclose(out, encoder(x).values, atol=0.15)
+
+
+@pytest.mark.slow
+def test_compiles_as_one_graph_for_any_lengths():
+    encoder = make(hybrid_norm=True, value_residual=True, gate=True)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True, backend=counter)
+    for lengths in ([7, 5], [20, 3, 9], [11, 11, 2, 6]):
+        x = torch.randn(sum(lengths), 8)
+        results = []
+        for model in (encoder, compiled):
+            values = x.clone().requires_grad_()
+            out = model(pack(values, lengths))
+            assert isinstance(out, Packed)
+            out.values.square().sum().backward()
+            assert values.grad is not None
+            results.append((out.values.detach(), values.grad))
+        assert torch.allclose(results[0][0], results[1][0], atol=1e-5)
+        assert torch.allclose(results[0][1], results[1][1], atol=1e-4)
+    assert counter.frame_count <= 2
+
+
+def test_a_model_compiled_in_place_serves_all_doors_and_is_copied_uncompiled():
+    encoder = make().eval()
+    x = pack(torch.randn(9, 8), [4, 5])
+    expected = encoder(x).values
+    encoder.compile(backend="eager", fullgraph=True, dynamic=True)
+    padded, valid = x.to_padded()
+    assert torch.allclose(encoder(x).values, expected, atol=1e-6)
+    assert torch.allclose(encoder(padded, valid=valid)[valid], expected, atol=1e-6)
+    assert torch.allclose(encoder(x.to_nested()).values(), expected, atol=1e-6)
+    for copied in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert copied._compiled is None
+        assert torch.allclose(copied(x).values, expected, atol=1e-6)
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("option", [{"experts": 4}, {"registers": 128}, {"cls": True}], ids=str)
+def test_unfinished_options_say_so(option):
+    with pytest.raises(NotImplementedError, match="not in this release yet: leave"):
+        Encoder(8, 1, 2, **option)
+
+
+def test_wrong_input_gets_one_sentence():
+    with pytest.raises(ValueError, match="give at least one"):
+        Encoder(8, 0, 2)
+    with pytest.raises(TypeError, match="expected a Mask such as"):
+        Encoder(8, 1, 2, mask=torch.ones(3, 3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected one of 'rms', 'layer'"):
+        Encoder(8, 1, 2, norm="batch")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Encoder got values of shape \(4, 9\), expected \(T, 8\)"):
+        make()(pack(torch.randn(4, 9), [4]))
