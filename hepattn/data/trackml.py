@@ -48,6 +48,8 @@ _OPTIONAL = {
     "truth": {"tx", "ty", "tz", "tpx", "tpy", "tpz", "weight"},
 }
 _NAME = re.compile(r"event(?P<id>\d+)-(?P<part>hits|cells|particles|truth)\.csv(\.gz)?$")
+_WHOLE = re.compile(r"-?[0-9]{1,40}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _DETECTORS = ("detectors.csv", "detectors.csv.gz", "detectors.zip")
 
 
@@ -57,7 +59,7 @@ def read_trackml(
     """Read one event.
 
     Args:
-        path: a folder or a zip (sub-folders inside it are searched), or a prefix such as `folder/event000001000`; a
+        path: a folder, a zip (with or without sub-folders), or a prefix such as `folder/event000001000`; a
             file of the event (`folder/event000001000-hits.csv.gz`) means its prefix.
         event_id: which event; may be left out where there is only one.
         detectors: the description of the modules (`detectors.csv`, gz or zip); where left out, looked for beside
@@ -230,7 +232,7 @@ class _Folder:
             try:
                 with zipfile.ZipFile(self.path) as archive:
                     raw = archive.read(name)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
                 raise EventFileError(f"{self.full(name)} can't be unpacked: {error}") from error
         return _gunzip(raw, self.full(name)) if name.endswith(".gz") else raw
 
@@ -371,14 +373,11 @@ def _diagnose(
             if kind is None:
                 continue
             text = cell.strip().strip('"')
-            try:
-                if kind == _FLOAT:
-                    float(text)
-                elif not -(2**63) <= int(text) < 2**63:
-                    return EventFileError(f"{file}, column {name}, row {number}: {text} is out of range")
-            except ValueError:
+            if not (_NUMBER if kind == _FLOAT else _WHOLE).fullmatch(text):
                 sort = "a number" if kind == _FLOAT else "a whole number"
                 return EventFileError(f"{file}, column {name}, row {number}: {text!r} is not {sort}")
+            if kind == _INT and not -(2**63) <= int(text) < 2**63:
+                return EventFileError(f"{file}, column {name}, row {number}: {text} is out of range")
     return EventFileError(f"{file} can't be read as csv: {' '.join(str(error).split())}")
 
 
