@@ -197,7 +197,7 @@ def _legend(figure: Figure, axes: Sequence[Axes], groups: Sequence[Group], *, in
     if not handles:
         return
     if inside:
-        axes[0].legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+        axes[0].legend(handles=handles, loc="upper left", bbox_to_anchor=(0.0, -0.14))
     else:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 2 * len(axes), 5))
 

@@ -17,10 +17,10 @@ from hepattn.plotting.events import View, _draw, _group
 
 
 def kernels(available: Mapping[str, bool | str], *, device: str = "cpu", ax: Axes | None = None) -> Figure:
-    """Draw which attention kernels run here, and what keeps the others from it.
+    """Draw which attention kernels do every call here, and what keeps the others from it.
 
     Args:
-        available: What :func:`hepattn.available_backends` returns: name -> True, or the reason in words.
+        available: What :func:`hepattn.available_backends` returns: name -> True, or what it can't do in words.
         device: What the table is about, for its title.
         ax: Axes to draw in.
 
@@ -43,7 +43,7 @@ def kernels(available: Mapping[str, bool | str], *, device: str = "cpu", ax: Axe
         panel.set_title(f"Attention kernels on {device}")
         table = panel.table(
             cellText=rows,
-            colLabels=["kernel", "runs here", "if not, why"],
+            colLabels=["kernel", "every call", "what it can't do here"],
             colWidths=[0.12, 0.15, 0.73],
             cellLoc="left",
             colLoc="left",
@@ -78,7 +78,7 @@ def scores(
     """Draw the scores of a hit filter, apart for hits to keep and hits to drop.
 
     Args:
-        scores: (n_hits,) probability of lying on a reconstructable particle.
+        scores: (n_hits,) probability of lying on a reconstructable particle; NaN = not judged, never kept.
         target: (n_hits,) bool, True = lies on one.
         threshold: Where hits are cut, drawn as a line.
         noise: (n_hits,) bool, True = on no particle; drawn apart from other hits to drop.
@@ -133,7 +133,7 @@ def efficiency(
     at least the threshold. Bands are 68.3 % Clopper-Pearson intervals; where no hit is left there is a gap.
 
     Args:
-        scores: (n_hits,) probability of lying on a reconstructable particle.
+        scores: (n_hits,) probability of lying on a reconstructable particle; NaN = not judged, never kept.
         target: (n_hits,) bool, True = lies on one.
         thresholds: Where to evaluate; left out, 0 to 1 in steps of 0.01.
         threshold: The one in use, drawn as a line.
@@ -183,7 +183,7 @@ def kept(
 
     Args:
         event: With truth.
-        scores: (n_hits,) probability of lying on a reconstructable particle.
+        scores: (n_hits,) probability of lying on a reconstructable particle; NaN = not judged, never kept.
         threshold: A hit is kept where its score is at least this.
         selection: Which particles are reconstructable; printed on the figure.
         views: As in :func:`hepattn.plotting.event`.
@@ -214,12 +214,16 @@ def kept(
 
 
 def _checked(scores: Any, target: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Scores as float64 and target as bool; a hit that is not judged scores below every threshold."""
     values, wanted = np.asarray(scores, dtype=np.float64), np.asarray(target, dtype=bool)
     if values.ndim != 1 or values.shape != wanted.shape:
         raise ValueError(f"scores and target are one value a hit each, got shapes {values.shape} and {wanted.shape}")
-    if not bool(np.all((values >= 0.0) & (values <= 1.0))):
-        raise ValueError("scores are probabilities, between 0 and 1 and never NaN: were logits given?")
-    return values, wanted
+    unjudged = np.isnan(values)
+    if not bool(np.all(unjudged | ((values >= 0.0) & (values <= 1.0)))):
+        raise ValueError(
+            "scores are probabilities, between 0 and 1 (or NaN where a hit is not judged): were logits given?"
+        )
+    return np.where(unjudged, -np.inf, values), wanted
 
 
 def _legend_above(ax: Axes) -> None:

@@ -20,7 +20,7 @@ def test_kernels_are_listed_with_their_reasons():
     figure = plotting.kernels({"sdpa": True, "flash": "needs CUDA " * 20}, device="cpu")
     (table,) = figure.axes[0].tables
     cells = {place: cell.get_text().get_text() for place, cell in table.get_celld().items()}
-    assert [cells[0, column] for column in range(3)] == ["kernel", "runs here", "if not, why"]
+    assert [cells[0, column] for column in range(3)] == ["kernel", "every call", "what it can't do here"]
     assert [cells[1, column] for column in range(3)] == ["sdpa", "yes", ""]
     assert (cells[2, 0], cells[2, 1]) == ("flash", "no")
     assert cells[2, 2].split() == ["needs", "CUDA"] * 20
@@ -59,7 +59,7 @@ def test_logits_are_refused():
     with pytest.raises(ValueError, match="were logits given"):
         plotting.scores([-3.0, 2.0], [True, False])
     with pytest.raises(ValueError, match="were logits given"):
-        plotting.efficiency([0.1, np.nan], [True, False])
+        plotting.efficiency([0.1, 1.5], [True, False])
     with pytest.raises(ValueError, match="one value a hit each"):
         plotting.scores([0.1, 0.2], [True])
     with pytest.raises(ValueError, match="noise is one bool a hit"):
@@ -82,6 +82,15 @@ def test_efficiency_by_hand_with_intervals():
         assert np.allclose([drawn.min(), drawn.max()], edges)
     assert low[0] < 1.0  # no interval of zero width at one
     assert figure._repr_png_()
+
+
+def test_hits_that_are_not_judged_are_never_kept():
+    figure = plotting.efficiency([0.5, np.nan, 0.5, np.nan], [True, True, False, False], thresholds=[0.0, 0.4])
+    efficiency, purity = (line.get_ydata() for line in figure.axes[0].lines)
+    assert np.allclose(efficiency, 1 / 2)  # a target hit that is not judged stays in the denominator
+    assert np.allclose(purity, 1 / 2)
+    drawn = plotting.scores([0.5, np.nan], [True, True], bins=2).axes[0].patches[0].get_data().values
+    assert drawn.tolist() == [0, 1]
 
 
 def test_efficiency_of_nothing_is_a_gap():

@@ -1,0 +1,24 @@
+import numpy as np
+import pytest
+
+from hepattn.data.schema import Selection
+from hepattn.masks import Window
+from hepattn.plotting.gallery import middle_hit, overview
+
+
+def test_the_picture_has_three_panels_with_legends(event):
+    figure = overview(event, Window(20, wrap=True), Selection(pt_min=0.9))
+    titles = [axes.get_title(loc="left").splitlines()[0] for axes in figure.axes]
+    assert titles == ["who may look at whom, as data:", "on the detector:", "what is to be found:"]
+    assert [axes.get_legend() is not None for axes in figure.axes] == [False, True, True]
+
+
+def test_the_hit_that_looks_lies_half_way_along_a_selected_particle(event):
+    hit = middle_hit(event, Selection(pt_min=0.9))
+    assert event.hits.particle[hit] < 6
+    assert np.isclose(event.hits.r[hit], 172.0)
+
+
+def test_no_particle_to_show(event):
+    with pytest.raises(ValueError, match="no particle of event 7 is reconstructable: pT > 50 GeV"):
+        middle_hit(event, Selection(pt_min=50.0))
