@@ -5,6 +5,7 @@ from hepattn.data.parquet import ParquetEvents, iter_parquet, read_parquet, writ
 from hepattn.data.sample import data_directory, sample_event, sample_events, sample_names
 from hepattn.data.schema import Clusters, Event, Hits, Particles, Selection, Truth
 from hepattn.data.sequence import EventFileError, EventSequence
+from hepattn.data.simulation.driver import simulate
 from hepattn.data.sources import open_events
 from hepattn.data.trackml import TrackMLEvents, list_trackml, read_trackml
 
@@ -32,5 +33,6 @@ __all__ = [
     "sample_event",
     "sample_events",
     "sample_names",
+    "simulate",
     "write_parquet",
 ]
