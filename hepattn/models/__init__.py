@@ -1,0 +1,1 @@
+"""Models: what goes in (packed, padded, nested) comes out."""

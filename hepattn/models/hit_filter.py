@@ -1,0 +1,341 @@
+"""The hit filter: how probable it is that a hit lies on a reconstructable particle (arXiv:2411.07149).
+
+Features and positional encodings of every hit -> a small dense network -> encoder with a circular window over hits in
+phi order -> one logit a hit.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hepattn.data.dataset import COORDINATES, hit_inputs
+from hepattn.data.features import DEFAULT_FEATURES, check_features
+from hepattn.data.sample import data_directory
+from hepattn.data.schema import Event, Selection
+from hepattn.encodings import Sinusoidal
+from hepattn.encodings.base import close_turn
+from hepattn.layers import Dense, Residual, make_norm
+from hepattn.masks import Window
+from hepattn.models.encoder import Encoder
+from hepattn.sequence import Layout, Packed
+
+PRETRAINED = "sample"
+"""The weights that `HitFilter.pretrained()` takes unless another name is given."""
+
+
+@dataclass(frozen=True)
+class HitFilterConfig:
+    """Everything that a hit filter is built from; saved with its weights."""
+
+    features: tuple[str, ...] = DEFAULT_FEATURES
+    """Names in `hepattn.data.features`."""
+    pt_min: float = 0.9
+    """GeV; this and the next three are the `Selection`: which particles are reconstructable."""
+    eta_max: float = 4.0
+    min_hits: int = 3
+    volumes: tuple[int, ...] | None = None
+    """TrackML volume ids; the filter reads only hits of these. None for all."""
+    dim: int = 64
+    """Channels of a hit inside the model."""
+    layers: int = 4
+    """Layers of the encoder."""
+    heads: int = 4
+    """Attention heads; dim is a multiple of it."""
+    window: int = 128
+    """Hits in phi order that a hit may attend to: window // 2 on either side, around the full turn; >= 1."""
+    attention: bool = True
+    """False leaves attention out: a residual network of like size that sees each hit alone, for comparison."""
+    norm: Literal["rms", "layer"] = "rms"
+    qk_norm: Literal["rms", "layer"] | None = None
+    """Norm of queries and keys of each head."""
+    hybrid_norm: bool = False
+    layer_scale: float | None = None
+    zero_start: bool = False
+    """True makes each layer begin as the identity: the last linear map of every branch is zero at first."""
+    value_residual: bool = False
+    gate: bool = False
+    dense_ratio: float = 2.0
+    """Hidden channels of each gated dense network (SwiGLU) over dim."""
+    drop_path: float = 0.0
+    phi_octaves: int = 7
+    """Sines and cosines of k phi for k = 1, 2, 4 ... 2^(octaves - 1); 0 for none. The same below."""
+    eta_octaves: int = 5
+    r_octaves: int = 3
+    r_unit: float = 50.0
+    """mm; r / r_unit is encoded."""
+    z_octaves: int = 0
+    z_unit: float = 200.0
+    """mm; z / z_unit is encoded."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", tuple(self.features))
+        if self.volumes is not None:
+            object.__setattr__(self, "volumes", tuple(self.volumes))
+        check_features(self.features)
+        _ = self.selection  # refuses impossible cuts
+        least = {"dim": 1, "heads": 1, "window": 1, "layers": 1}
+        least |= dict.fromkeys(("phi_octaves", "eta_octaves", "r_octaves", "z_octaves"), 0)
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} must be at least {bound}, not {getattr(self, name)}")
+        if self.dim % self.heads:
+            raise ValueError(f"dim must be a multiple of heads, not {self.dim} with {self.heads} heads")
+        if not (self.r_unit > 0 and self.z_unit > 0):
+            raise ValueError(f"r_unit and z_unit are lengths > 0 in mm, not {self.r_unit} and {self.z_unit}")
+
+    @property
+    def selection(self) -> Selection:
+        """What a reconstructable particle is."""
+        return Selection(self.pt_min, self.eta_max, self.min_hits, self.volumes)
+
+    def to_json(self) -> str:
+        """All settings as JSON; `from_json` reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The configuration that `to_json` wrote.
+
+        Raises:
+            ValueError: it has settings that this version doesn't know
+        """
+        saved = json.loads(text)
+        unknown = sorted(set(saved) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"a hit filter of another version: it has the unknown settings {', '.join(unknown)}")
+        return cls(**saved)
+
+
+class Octaves(nn.Module):
+    """Sines and cosines of phi, eta, r and z at frequencies 1, 2, 4 ... of each; channels: twice the octaves of all.
+
+    Low frequencies make a small data set enough: with k up to 512 a few events are learnt by heart.
+    """
+
+    def __init__(self, octaves: tuple[int, int, int, int], units: tuple[float, float, float, float]) -> None:
+        super().__init__()
+        self.units = units
+        made = {n: Sinusoidal(2 * n, alpha=2.0 ** (n - 1), base=2.0**n) for n in octaves if n}
+        self.parts = nn.ModuleList([made[n] if n else nn.Identity() for n in octaves])
+        self.octaves = octaves
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        """Coordinates (T, 4) float32, see `hepattn.data.dataset.COORDINATES` -> (T, channels) float32."""
+        columns = []
+        for i, (n, unit, part) in enumerate(zip(self.octaves, self.units, self.parts, strict=True)):
+            if n:
+                x = close_turn(coordinates[:, i]) if COORDINATES[i] == "phi" else coordinates[:, i] / unit
+                columns.append(part(x))
+        return torch.cat(columns, dim=1) if columns else coordinates.new_zeros(len(coordinates), 0)
+
+
+class PerHit(nn.Module):
+    """Residual dense layers on each hit alone, with as many weights as an encoder of these sizes has.
+
+    Attention's four dim x dim matrices go into the three matrices of the gated dense network.
+    """
+
+    def __init__(self, dim: int, layers: int, dense_ratio: float, norm: str) -> None:
+        super().__init__()
+        ratio = dense_ratio + 4 / 3
+        self.steps = nn.ModuleList([Residual(dim, norm=norm) for _ in range(layers)])
+        self.dense = nn.ModuleList([Dense(dim, ratio=ratio) for _ in range(layers)])
+        self.norm = make_norm(norm, dim)
+
+    def forward(self, x: Packed) -> Packed:
+        """Values (T, dim) -> (T, dim)."""
+        values, layout = x.values, Layout.of(x.lengths, x.values.device)
+        for step, dense in zip(self.steps, self.dense, strict=True):
+            values = step(values, dense, layout)
+        return x.with_values(self.norm(values))
+
+
+class HitFilter(nn.Module):
+    """Logit of each hit, from its features and from the hits around it in phi.
+
+    Hits may come in any order: they are put into phi order inside (stable, float32) and come back in their own.
+
+    Args:
+        config: sizes, features and selection; None takes the defaults
+        backend: attention kernel, see `hepattn.attend`
+        **changes: single fields of `HitFilterConfig`, instead of a config
+
+    Raises:
+        ValueError: for an impossible configuration
+    """
+
+    def __init__(self, config: HitFilterConfig | None = None, *, backend: str = "auto", **changes: Any) -> None:
+        super().__init__()
+        if config is not None and changes:
+            raise ValueError(f"give a config or single fields, not both ({', '.join(changes)})")
+        self.config = c = HitFilterConfig(**changes) if config is None else config
+        octaves = (c.phi_octaves, c.eta_octaves, c.r_octaves, c.z_octaves)
+        self.encoding = Octaves(octaves, (1.0, 1.0, c.r_unit, c.z_unit))
+        width = len(c.features) + 2 * sum(octaves)
+        self.input = nn.Sequential(nn.Linear(width, 2 * c.dim), nn.SiLU(), nn.Linear(2 * c.dim, c.dim))
+        self.encoder: nn.Module
+        if c.attention:
+            self.encoder = self._encoder(backend)
+        else:
+            self.encoder = PerHit(c.dim, c.layers, c.dense_ratio, c.norm)
+        self.output = nn.Linear(c.dim, 1)
+        if c.zero_start:
+            for name, module in self.encoder.named_modules():
+                if name.endswith((".attention.output", "dense.output")) and isinstance(module, nn.Linear):
+                    nn.init.zeros_(module.weight)
+                    nn.init.zeros_(module.bias)
+
+    def _encoder(self, backend: str) -> Encoder:
+        c = self.config
+        return Encoder(
+            dim=c.dim,
+            num_layers=c.layers,
+            num_heads=c.heads,
+            mask=Window(c.window, wrap=True),
+            norm=c.norm,
+            qk_norm=c.qk_norm,
+            hybrid_norm=c.hybrid_norm,
+            layer_scale=c.layer_scale,
+            value_residual=c.value_residual,
+            gate=c.gate,
+            dense_ratio=c.dense_ratio,
+            drop_path=c.drop_path,
+            backend=backend,
+        )
+
+    def forward(self, inputs: Packed | Tensor, valid: Tensor | None = None) -> Packed | Tensor:
+        """Logits of all hits; what comes in (packed, padded with valid, nested) comes out.
+
+        Args:
+            inputs: `hepattn.data.dataset.hit_inputs` of each event: Packed of values (T, F + 4), a padded tensor
+                (B, N, F + 4), or a nested one
+            valid: (B, N) bool with a padded tensor, True = a hit
+
+        Returns:
+            Packed of values (T,), (B, N) with zeros where no hit is, or nested; float32
+
+        Raises:
+            ValueError: the number of columns is not F + 4
+        """
+        if isinstance(inputs, Packed):
+            return inputs.with_values(self.logits(inputs))
+        if inputs.is_nested:
+            packed = Packed.from_nested(inputs)
+            return packed.with_values(self.logits(packed)).to_nested()
+        if valid is None:
+            raise ValueError("a padded tensor needs valid= (B, N) bool, True = a hit")
+        packed = Packed.from_padded(inputs, valid)
+        out = inputs.new_zeros(inputs.shape[:2], dtype=torch.float32)
+        return out.masked_scatter(valid, self.logits(packed))
+
+    def logits(self, inputs: Packed) -> Tensor:
+        """(T,) float32, in the order of `inputs`, whose values are (T, F + 4)."""
+        features = len(self.config.features)
+        if inputs.values.ndim != 2 or inputs.values.shape[1] != features + len(COORDINATES):
+            raise ValueError(
+                f"this filter reads {features} features and {len(COORDINATES)} coordinates of each hit, "
+                f"not an input of shape {tuple(inputs.values.shape)}"
+            )
+        if not len(inputs.values):
+            return inputs.values.new_zeros(0, dtype=torch.float32) + 0.0 * sum(p.sum() for p in self.parameters())
+        hits = Packed(inputs.values, inputs.lengths).sort(inputs.values[:, features].float())
+        named, coordinates = hits.values[:, :features], hits.values[:, features:].float()
+        x = self.input(torch.cat([named, self.encoding(coordinates)], dim=1))
+        encoded = self.encoder(Packed(x, hits.lengths))
+        logit = self.output(encoded.values).squeeze(-1).float()
+        return hits.with_values(logit).unsort().values
+
+    def set_backend(self, backend: str) -> None:
+        """Another attention kernel; the same numbers."""
+        if isinstance(self.encoder, Encoder):
+            self.encoder.set_backend(backend)
+
+    def inputs(self, event: Event) -> Packed:
+        """What the filter sees of an event, on the filter's device: values (n_hits, F + 4)."""
+        device = next(self.parameters()).device
+        values = hit_inputs(event, self.config.features).to(device)
+        return Packed(values, torch.tensor([len(values)]))
+
+    @torch.no_grad()
+    def score(self, event: Event) -> Tensor:
+        """Probability that each hit lies on a reconstructable particle.
+
+        Where the filter's selection names volumes, hits of others get NaN: it does not judge them (and NaN > threshold
+        is False). The filter runs in evaluation mode, and its mode is left as it was.
+
+        Returns:
+            (n_hits,) float32 on the CPU, in the event's own order
+
+        Raises:
+            ValueError: the event lacks what a feature needs (cluster shapes)
+        """
+        inside = torch.from_numpy(self.config.selection.in_volumes(event.hits))
+        inputs = self.inputs(event if bool(inside.all()) else event.keep(inside.numpy()))
+        training = self.training
+        self.eval()
+        try:
+            probability = self.logits(inputs).sigmoid().cpu()
+        finally:
+            self.train(training)
+        return torch.full((len(inside),), float("nan")).masked_scatter(inside, probability)
+
+    def save(self, path: str | Path, note: str = "") -> Path:
+        """Weights and configuration as one safetensors file.
+
+        Args:
+            path: where to; folders are made
+            note: one line on how these weights came to be, kept in the file
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, path, metadata={"model": "HitFilter", "config": self.config.to_json(), "note": note})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, *, backend: str = "auto") -> Self:
+        """A filter as `save` wrote it, in evaluation mode, on the CPU.
+
+        Raises:
+            FileNotFoundError: there is no such file
+            ValueError: the file holds something else
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there are no weights at {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file ({error})") from error
+        if metadata.get("model") != "HitFilter":
+            raise ValueError(f"{path} holds no hit filter")
+        model = cls(HitFilterConfig.from_json(metadata["config"]), backend=backend)
+        model.load_state_dict(tensors)
+        return model.eval()
+
+    @classmethod
+    def pretrained(cls, name: str = PRETRAINED, *, backend: str = "auto") -> Self:
+        """A filter that ships with the project; `data/weights/README.md` says what each was trained on.
+
+        Args:
+            name: NAME of a file data/weights/hit_filter_NAME.safetensors
+            backend: attention kernel
+
+        Raises:
+            FileNotFoundError: no such weights are there
+        """
+        folder = data_directory() / "weights"
+        path = folder / f"hit_filter_{name}.safetensors"
+        if not path.is_file():
+            known = sorted(p.stem.removeprefix("hit_filter_") for p in folder.glob("hit_filter_*.safetensors"))
+            raise FileNotFoundError(
+                f"no hit filter {name!r} ships with this installation; there is {', '.join(known) or 'none'}"
+            )
+        return cls.load(path, backend=backend)

@@ -1,0 +1,54 @@
+"""Losses: finite for every event, also for one without a positive, or without a hit."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PosWeight = float | Literal["balance"]
+"""Weight of a positive against a negative: a fixed number > 0, or "balance", N / N_pos of the batch at hand."""
+
+
+def balance_weight(target: Tensor) -> Tensor:
+    """N / N_pos, a scalar float32 in [1, N]; with no positive N / 1, which then multiplies nothing.
+
+    Args:
+        target: (T,) bool, True = positive
+    """
+    return (target.numel() / target.sum().clamp(min=1)).to(torch.float32).clamp(min=1.0)
+
+
+def hit_loss(logits: Tensor, target: Tensor, pos_weight: PosWeight = "balance") -> Tensor:
+    """Binary cross-entropy averaged over hits, positives counted `pos_weight` times; always computed in float32.
+
+    With "balance" (arXiv:2411.07149) rare and common classes pull with like strength. The loss is always finite: no
+    positive gives the mean over negatives, no hit at all gives 0 with zero gradients.
+
+    Args:
+        logits: (T,) float of any precision
+        target: (T,) bool, True = the hit lies on a reconstructable particle
+        pos_weight: a number > 0, or "balance"
+
+    Raises:
+        ValueError: the shapes differ, or a pos_weight that is neither "balance" nor > 0
+    """
+    if logits.shape != target.shape:
+        raise ValueError(f"one logit a hit is needed: logits {tuple(logits.shape)}, target {tuple(target.shape)}")
+    check_pos_weight(pos_weight)
+    logits = logits.float()
+    if not logits.numel():
+        return logits.sum()
+    weight = balance_weight(target) if pos_weight == "balance" else logits.new_tensor(float(pos_weight))
+    return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weight)
+
+
+def check_pos_weight(pos_weight: PosWeight) -> None:
+    """Refuses what is neither "balance" nor a finite number > 0.
+
+    Raises:
+        ValueError: in one sentence
+    """
+    good = pos_weight == "balance" if isinstance(pos_weight, str) else 0.0 < pos_weight < float("inf")
+    if not good:
+        raise ValueError(f'pos_weight is a finite number > 0 or "balance", not {pos_weight!r}')

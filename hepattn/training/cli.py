@@ -1,0 +1,150 @@
+"""`hepattn filter fit | validate | test | predict`: pytorch-lightning's command line over the hit filter.
+
+```
+hepattn filter fit --config hit_filter.yaml --trainer.fast_dev_run 10
+hepattn filter fit --config hit_filter.yaml --data.path FOLDER               # any folder of simulated or TrackML events
+hepattn filter fit --config hit_filter.yaml --ckpt_path RUN/checkpoints/last.ckpt        # goes on exactly
+hepattn filter test --config hit_filter.yaml --model.weights FILE.safetensors
+hepattn filter predict --config hit_filter.yaml --ckpt_path RUN/checkpoints/last.ckpt --data.path FOLDER
+```
+
+A configuration is looked for as a file first, then by its bare name among those that ship with the package.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
+
+from hepattn.training.callbacks import CheckpointOnInterrupt, ExportWeights, ScoreWriter, Speed
+from hepattn.training.data import EventDataModule
+from hepattn.training.module import HitFilterModule
+
+COMMANDS = ("fit", "validate", "test", "predict")
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def default_callbacks() -> list[Callback]:
+    """What every run has: best and last checkpoint, one on Ctrl-C, weights on their own, the speed, scores."""
+    checkpoint = ModelCheckpoint(monitor="val_auc", mode="max", save_last=True, filename="best-{step}-{val_auc:.4f}")
+    return [
+        checkpoint,
+        CheckpointOnInterrupt(),
+        ExportWeights(),
+        LearningRateMonitor("step"),
+        Speed(),
+        ScoreWriter(),
+        TQDMProgressBar(refresh_rate=10),
+    ]
+
+
+class FilterTrainer(Trainer):
+    """pytorch-lightning's Trainer; the callbacks of a configuration come on top of `default_callbacks`.
+
+    A configured callback replaces the default one of its class.
+    """
+
+    def __init__(self, *args: Any, callbacks: list[Callback] | Callback | None = None, **kwargs: Any) -> None:
+        given = [] if callbacks is None else [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+        ours = [one for one in default_callbacks() if not any(type(other) is type(one) for other in given)]
+        if kwargs.get("enable_checkpointing") is False:
+            ours = [one for one in ours if not isinstance(one, ModelCheckpoint)]
+        if kwargs.get("enable_progress_bar") is False:
+            ours = [one for one in ours if not isinstance(one, TQDMProgressBar)]
+        if kwargs.get("logger") is False or kwargs.get("fast_dev_run"):
+            ours = [one for one in ours if not isinstance(one, LearningRateMonitor)]
+        elif kwargs.get("logger") is None or kwargs.get("logger") is True:
+            kwargs["logger"] = CSVLogger(kwargs.get("default_root_dir") or ".", name="hit_filter")
+        super().__init__(*args, callbacks=[*ours, *given], **kwargs)
+
+
+class FilterCLI(LightningCLI):
+    """LightningCLI with the checks that must come before any work."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Seeds are on by default, so that two equal commands give equal numbers."""
+        parser.set_defaults({"seed_everything": 1})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Only the given arguments count, whatever `sys.argv` holds."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses a missing checkpoint, and to test or apply a filter of random weights.
+
+        Raises:
+            ValueError: nothing was given to test or apply
+            FileNotFoundError: the checkpoint isn't there
+        """
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        path = config.get("ckpt_path")
+        if path is not None and path not in {"best", "last", "hpc"} and not Path(path).is_file():
+            raise FileNotFoundError(f"there is no checkpoint at {path}")
+        if self.subcommand not in {None, "fit"} and path is None and config["model"].get("weights") is None:
+            raise ValueError(
+                f"{self.subcommand} needs a trained filter: "
+                "give --ckpt_path FILE.ckpt or --model.weights FILE.safetensors"
+            )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: what stands after `hepattn filter`
+
+    Returns:
+        0
+
+    Raises:
+        ValueError: a setting, file or folder that can't be used, in one sentence
+    """
+    arguments = resolve_configs(argv)
+    try:
+        FilterCLI(
+            HitFilterModule,
+            EventDataModule,
+            trainer_class=FilterTrainer,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"exit_on_error": False, **{name: {"exit_on_error": False} for name in COMMANDS}},
+            args=arguments,
+        )
+    except argparse.ArgumentError as error:
+        raise ValueError(_sentence(error)) from error
+    return 0
+
+
+def resolve_configs(argv: Sequence[str]) -> list[str]:
+    """The arguments, with each `--config NAME` that is no file replaced by the packaged configuration of that name.
+
+    Raises:
+        FileNotFoundError: neither a file nor a packaged configuration has that name
+    """
+    out = list(argv)
+    for i, word in enumerate(out):
+        if word.startswith("--config="):
+            out[i] = f"--config={_config(word.removeprefix('--config='))}"
+        elif word in {"--config", "-c"} and i + 1 < len(out):
+            out[i + 1] = _config(out[i + 1])
+    return out
+
+
+def _config(name: str) -> str:
+    if Path(name).is_file():
+        return name
+    packaged = CONFIGS / name
+    if packaged.is_file():
+        return str(packaged)
+    known = ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))
+    raise FileNotFoundError(f"there is no configuration {name}; the package has {known}")
+
+
+def _sentence(error: argparse.ArgumentError) -> str:
+    """The last and most specific line of jsonargparse's report."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
+    return " ".join(lines)

@@ -1,0 +1,226 @@
+"""The hit filter as a LightningModule: loss, validation metrics, the table that `test` prints."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from hepattn.data.dataset import HitBatch
+from hepattn.metrics import Estimate, FilterMetrics, ScoredEvent, at_efficiency, filter_metrics, roc_auc_events
+from hepattn.models.hit_filter import HitFilter, HitFilterConfig
+from hepattn.models.losses import PosWeight, check_pos_weight, hit_loss
+from hepattn.sequence import Packed
+from hepattn.training.optimise import OptimiserConfig, make_optimiser, make_schedule
+
+EFFICIENCIES = (0.98, 0.99, 0.995)
+"""Hit efficiencies at which the table of `test` states purity."""
+
+
+class HitFilterModule(pl.LightningModule):
+    """Trains a `HitFilter`.
+
+    Args:
+        network: sizes, features and selection of the filter
+        optimiser: AdamW and its schedule
+        pos_weight: weight of a target hit in the loss, or "balance" (hits / target hits)
+        threshold: at which validation states efficiency and purity
+        backend: attention kernel
+        compile: compile the encoder (worth it on a GPU)
+        weights: begin with these instead of random ones: a .safetensors file, whose configuration replaces `network`
+
+    Raises:
+        ValueError: an impossible setting
+        FileNotFoundError: no such weights
+    """
+
+    def __init__(
+        self,
+        network: HitFilterConfig = HitFilterConfig(),  # noqa: B008  (frozen)
+        optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
+        pos_weight: PosWeight = "balance",
+        threshold: float = 0.1,
+        backend: str = "auto",
+        compile: bool = False,  # noqa: A002
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_pos_weight(pos_weight)
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold is a probability in (0, 1), not {threshold}")
+        self.optimiser_config = optimiser
+        self.pos_weight: PosWeight = pos_weight
+        self.threshold = threshold
+        if weights is not None:
+            self.model = HitFilter.load(weights, backend=backend).train()
+        else:
+            self.model = HitFilter(network, backend=backend)
+        if compile:
+            self.model.encoder.compile(dynamic=True)
+        self._scored: list[ScoredEvent] = []
+
+    def forward(self, batch: HitBatch) -> Tensor:
+        """Logits (T,) of a batch's hits."""
+        return self.model.logits(batch.inputs)
+
+    @override
+    def training_step(self, batch: HitBatch, batch_idx: int = 0) -> Tensor:
+        """The loss of one batch."""
+        loss = hit_loss(self(batch), batch.target, self.pos_weight)
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch.event_ids))
+        return loss
+
+    @override
+    def validation_step(self, batch: HitBatch, batch_idx: int = 0) -> None:
+        """Scores of one batch, kept until the epoch ends."""
+        self._scored += scored_events(batch, self(batch).sigmoid())
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        """Logs the area under the ROC curve, and efficiency, purity and retention at the threshold."""
+        events, self._scored = self._scored, []
+        auc, metrics = roc_auc_events(events, resamples=1), filter_metrics(events, self.threshold)
+        self.log("val_auc", auc.value, prog_bar=True)
+        for name in ("efficiency", "purity", "kept", "retention"):
+            self.log(f"val_{name}", getattr(metrics, name).value)
+
+    @override
+    def test_step(self, batch: HitBatch, batch_idx: int = 0) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        """Prints the table with intervals, and writes it as test.json where the trainer writes."""
+        events, self._scored = self._scored, []
+        report = FilterReport(events, self.threshold)
+        self.log("test_auc", report.auc.value)
+        if self.trainer.is_global_zero:
+            sys.stdout.write(f"\n{report.table(str(self.model.config.selection))}\n")
+            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "test.json").write_text(json.dumps(report.record(), indent=1) + "\n")
+
+    @override
+    def predict_step(self, batch: HitBatch, batch_idx: int = 0) -> tuple[HitBatch, Tensor]:
+        """The batch and its hits' probabilities (T,) float32, both on the CPU."""
+        return batch.to("cpu"), self(batch).sigmoid().float().cpu()
+
+    def total_steps(self) -> int:
+        """Steps of the schedule.
+
+        Raises:
+            ValueError: neither the trainer nor the configuration says how many
+        """
+        if self.optimiser_config.total_steps is not None:
+            return self.optimiser_config.total_steps
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError(
+                "the schedule needs an end: set trainer.max_steps, trainer.max_epochs or model.optimiser.total_steps"
+            )
+        return int(steps)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        """AdamW with its schedule, stepped at every batch."""
+        optimiser = make_optimiser(self.model, self.optimiser_config)
+        schedule = make_schedule(optimiser, self.optimiser_config, self.total_steps())
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @override
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips to `optimiser.clip_norm`, unless the trainer was told another bound."""
+        bound = self.optimiser_config.clip_norm if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, bound, gradient_clip_algorithm or "norm")
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the filter's configuration, as plain JSON."""
+        checkpoint["hit_filter"] = self.model.config.to_json()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of a filter of other sizes, in one sentence.
+
+        Raises:
+            ValueError: naming the settings that differ
+        """
+        saved, own = json.loads(checkpoint["hit_filter"]), json.loads(self.model.config.to_json())
+        other = [f"{name} {saved.get(name)} instead of {own[name]}" for name in own if saved.get(name) != own[name]]
+        if other:
+            raise ValueError(f"the checkpoint is of another filter: {', '.join(other)}")
+
+
+class FilterReport:
+    """All that `test` states, from scored events.
+
+    Args:
+        events: scored events
+        threshold: at which efficiency, purity and retention are stated besides the fixed efficiencies
+    """
+
+    def __init__(self, events: list[ScoredEvent], threshold: float) -> None:
+        self.events = events
+        self.auc: Estimate = roc_auc_events(events)
+        self.rows: list[tuple[str, FilterMetrics]] = [(f"threshold {threshold:g}", filter_metrics(events, threshold))]
+        self.rows += [(f"efficiency {value:.1%}", at_efficiency(events, value)) for value in EFFICIENCIES]
+
+    def table(self, selection: str) -> str:
+        """The report as text, `selection` on top."""
+        hits = sum(len(event.scores) for event in self.events)
+        targets = sum(int(event.target.sum()) for event in self.events)
+        lines = [f"target: hits of particles with {selection}"]
+        lines += [
+            f"{len(self.events)} events, {hits} hits, {targets} target hits; intervals cover 68.3 %",
+            f"AUC  {self.auc}",
+        ]
+        for name, metrics in self.rows:
+            lines += [f"-- at {name}", *(f"   {line}" for line in str(metrics).splitlines())]
+        return "\n".join(lines)
+
+    def record(self) -> dict[str, Any]:
+        """The report as plain numbers for JSON; every fraction as [passed, total]."""
+        names = ("efficiency", "purity", "kept", "retention")
+        rows: dict[str, Any] = {}
+        for row, metrics in self.rows:
+            fractions = {name: [getattr(metrics, name).passed, getattr(metrics, name).total] for name in names}
+            rows[row] = {"threshold": metrics.threshold, **fractions}
+        return {"events": len(self.events), "auc": asdict(self.auc), "at": rows}
+
+
+def scored_events(batch: HitBatch, scores: Tensor) -> list[ScoredEvent]:
+    """Every event of a batch with its scores (T,), as the metrics want it."""
+    lengths = batch.inputs.lengths
+    parts = [Packed(x.detach().cpu(), lengths).split() for x in (scores.float(), batch.target, batch.particle)]
+    reconstructable = [x.cpu().numpy() for x in batch.reconstructable.split()]
+    return [
+        ScoredEvent(np.asarray(s), np.asarray(t), np.asarray(p), r)
+        for s, t, p, r in zip(*parts, reconstructable, strict=True)
+    ]
+
+
+def load_checkpoint(path: str | Path, *, backend: str = "auto") -> HitFilter:
+    """The hit filter in a training checkpoint (.ckpt), in evaluation mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file
+        ValueError: the checkpoint is of something else
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if "hit_filter" not in checkpoint:
+        raise ValueError(f"{path} is no checkpoint of a hit filter")
+    model = HitFilter(HitFilterConfig.from_json(checkpoint["hit_filter"]), backend=backend)
+    weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
+    model.load_state_dict(weights)
+    return model.eval()

@@ -1,0 +1,176 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import hepattn.models.hit_filter as module
+from hepattn.data import Event, Hits
+from hepattn.data.dataset import hit_inputs
+from hepattn.models.encoder import Encoder
+from hepattn.models.hit_filter import HitFilter, HitFilterConfig, Octaves
+from hepattn.sequence import Packed
+
+SMALL: dict[str, Any] = {"features": ("x", "y", "z", "eta"), "dim": 16, "layers": 2, "heads": 2, "window": 8}
+
+
+def event(n: int, seed: int = 0) -> Event:
+    rng = np.random.default_rng(seed)
+    x, y, z = (rng.normal(0, s, n).astype(np.float32) for s in (300, 300, 900))
+    ids = rng.choice([7, 8, 9, 13], n).astype(np.int32)
+    return Event(Hits(x, y, z, ids, ids, ids), event_id=seed)
+
+
+def model(**changes) -> HitFilter:
+    torch.manual_seed(0)
+    return HitFilter(**(SMALL | changes)).eval()
+
+
+def packed(*sizes: int) -> Packed:
+    parts = [hit_inputs(event(n, seed=n), SMALL["features"]) for n in sizes]
+    return Packed(torch.cat(parts), torch.tensor(sizes))
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_each_event_of_a_batch_as_if_alone(attention):
+    net, x = model(attention=attention), packed(30, 5, 1, 17)
+    together = net.logits(x)
+    alone = [net.logits(Packed(part, torch.tensor([len(part)]))) for part in x.split()]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    assert together.dtype == torch.float32
+
+
+def test_what_comes_in_comes_out():
+    net, x = model(), packed(30, 5)
+    out = net(x)
+    padded, valid = x.to_padded()
+    from_padded = net(padded, valid)
+    torch.testing.assert_close(from_padded[valid], out.values)
+    assert (from_padded[~valid] == 0).all()
+    torch.testing.assert_close(net(x.to_nested()).values(), out.values)
+    with pytest.raises(ValueError, match="valid"):
+        net(padded)
+    with pytest.raises(ValueError, match="4 features and 4 coordinates"):
+        net(x.with_values(x.values[:, 1:]))
+
+
+def test_the_order_of_hits_does_not_matter():
+    net, whole = model(), event(40)
+    scores = net.score(whole)
+    order = np.random.default_rng(1).permutation(40)
+    torch.testing.assert_close(net.score(whole.keep(order)), scores[torch.from_numpy(order)], rtol=1e-4, atol=1e-5)
+    x = packed(30).sort(torch.arange(30, 0, -1))
+    torch.testing.assert_close(net(x).unsort().values, net(packed(30)).values, rtol=1e-4, atol=1e-5)
+
+
+def test_each_hit_sees_its_window_in_phi_and_no_other():
+    net, x = model(layers=1, window=4), packed(30)
+    order = x.values[:, 4].argsort()
+    x.values.requires_grad_()
+    place = 1
+    net.logits(x)[order[place]].backward()
+    assert x.values.grad is not None
+    seen = x.values.grad[order].abs().sum(1) > 0
+    assert seen.nonzero().flatten().tolist() == [0, 1, 2, 3, 29]
+    alone = packed(30)
+    alone.values.requires_grad_()
+    model(attention=False).logits(alone)[3].backward()
+    assert alone.values.grad is not None
+    assert (alone.values.grad.abs().sum(1) > 0).nonzero().flatten().tolist() == [3]
+
+
+def test_the_comparison_network_is_of_like_size():
+    sizes = [sum(p.numel() for p in model(attention=a, dim=64, heads=4).parameters()) for a in (True, False)]
+    assert abs(sizes[0] / sizes[1] - 1) < 0.02
+
+
+def test_octaves_are_sines_and_cosines_of_powers_of_two():
+    encoding = Octaves((3, 2, 1, 0), (1.0, 1.0, 50.0, 200.0))
+    x = torch.tensor([[0.3, -1.2, 70.0, 500.0], [torch.pi, 0.0, 0.0, 0.0], [-torch.pi, 0.0, 0.0, 0.0]])
+    out = encoding(x)
+    assert out.shape == (3, 12)
+    expected = sorted([f(k * 0.3) for k in (1, 2, 4) for f in (np.sin, np.cos)])
+    np.testing.assert_allclose(sorted(out[0, :6].tolist()), expected, atol=1e-6)
+    assert sorted(out[0, 10:].tolist()) == pytest.approx(sorted([np.sin(1.4), np.cos(1.4)]), abs=1e-6)
+    assert torch.equal(out[1], out[2])
+
+
+def test_score_and_volumes():
+    whole = event(40)
+    scores = model().score(whole)
+    assert scores.shape == (40,)
+    assert scores.dtype == torch.float32
+    assert ((scores > 0) & (scores < 1)).all()
+    pixels = model(volumes=(7, 8, 9)).score(whole)
+    inside = torch.from_numpy(np.isin(whole.hits.volume_id, (7, 8, 9)))
+    assert torch.equal(pixels.isnan(), ~inside)
+    assert not (pixels[~inside] > 0.1).any()
+    net = model().train()
+    net.score(whole)
+    assert net.training
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_nothing_to_score(attention):
+    net = model(attention=attention)
+    assert net.score(event(0)).shape == (0,)
+    net.logits(packed(0)).sum().backward()
+
+
+def test_saved_and_loaded(tmp_path):
+    net = model(volumes=(7, 8, 9, 13), z_octaves=2, gate=True, value_residual=True)
+    path = net.save(tmp_path / "deep" / "filter.safetensors", note="made by a test")
+    back = HitFilter.load(path)
+    assert back.config == net.config
+    assert torch.equal(back.score(event(20)), net.score(event(20)))
+    assert not back.training
+
+
+def test_broken_weights_are_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        HitFilter.load(tmp_path / "none.safetensors")
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"not weights at all")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        HitFilter.load(bad)
+    other = json.dumps(json.loads(HitFilterConfig().to_json()) | {"colour": 1})
+    with pytest.raises(ValueError, match="unknown settings colour"):
+        HitFilterConfig.from_json(other)
+
+
+def test_pretrained_names_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "data_directory", lambda: tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is none"):
+        HitFilter.pretrained()
+    model().save(tmp_path / "weights" / "hit_filter_toy.safetensors")
+    assert HitFilter.pretrained("toy").config.dim == 16
+    with pytest.raises(FileNotFoundError, match="there is toy"):
+        HitFilter.pretrained("moon")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"window": 0}, "window must be at least 1"),
+        ({"dim": 10, "heads": 4}, "multiple of heads"),
+        ({"features": ("x", "colour")}, "colour"),
+        ({"r_unit": 0.0}, "r_unit"),
+        ({"volumes": ()}, "volume"),
+    ],
+)
+def test_impossible_configurations(changes, words):
+    with pytest.raises(ValueError, match=words):
+        HitFilterConfig(**changes)
+
+
+def test_zero_start_is_the_identity():
+    net = model(zero_start=True)
+    x = Packed(torch.randn(9, 16), torch.tensor([9]))
+    assert isinstance(net.encoder, Encoder)
+    torch.testing.assert_close(net.encoder(x).values, net.encoder.norm(x.values))
+
+
+def test_config_survives_json():
+    config = HitFilterConfig(volumes=(7, 8), features=("x",))
+    assert HitFilterConfig.from_json(config.to_json()) == config
