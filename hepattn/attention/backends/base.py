@@ -1,0 +1,42 @@
+"""What every kernel receives, and how it refuses."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hepattn.masks.base import Mask
+from hepattn.sequence import Layout
+
+__all__ = ["Call", "KernelRefusal"]
+
+
+class KernelRefusal(RuntimeError):  # noqa: N818  (a refusal is an answer)
+    """A kernel can't do a call; the message says why in one sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One attention call on packed tokens.
+
+    Attributes:
+        q: `(Tq, H, D)`; k: `(Tk, H, D)`; v: `(Tk, H, Dv)`, one dtype and device.
+        mask: who may attend to whom inside an event; None = all.
+        queries, keys: layouts of q and of k, v; the same object in self-attention.
+        scale: factor on `q . k`.
+        return_lse: also return the natural log-sum-exp of the scaled scores.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Mask | None
+    queries: Layout
+    keys: Layout
+    scale: float
+    return_lse: bool = False
+
+    @property
+    def needs_grad(self) -> bool:
+        """Whether a gradient will be asked of this call."""
+        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.q, self.k, self.v))

@@ -1,0 +1,217 @@
+"""`flash`: flash-attention over packed events, through whichever door is installed. CUDA, float16 and bfloat16.
+
+Windows only (and no mask). A wrapped window is exact: in every call each event's K and V, of n tokens, are extended by
+circular copies to n + 2h, h = size // 2; under the kernel's bottom-right alignment the window (left=2h, right=0) of
+query i then ends at extended key i + 2h and reaches back to i, which are the keys i - h ... i + h of the ring. A ring
+of at most 2h tokens is attended to as a whole, in a second call.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from hepattn.attention.backends.base import Call
+from hepattn.masks.window import Window
+from hepattn.sequence import Layout
+
+__all__ = ["Door", "door", "refusal", "run"]
+
+DTYPES = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Varlen:
+    """What a flash kernel is given: packed q, k, v, int32 offsets, longest lengths, an inclusive window (-1 = open)."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    q_offsets: Tensor
+    k_offsets: Tensor
+    max_q: int
+    max_k: int
+    window: tuple[int, int]
+    scale: float
+
+
+@dataclass(frozen=True)
+class Door:
+    """A flash kernel: its name, and a function from `Varlen` to `(out (T, H, D), lse (T, H))`."""
+
+    name: str
+    run: Callable[[Varlen], tuple[Tensor, Tensor]]
+
+
+def _has(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _fa4(x: Varlen) -> tuple[Tensor, Tensor]:
+    from flash_attn.cute import flash_attn_varlen_func
+
+    left, right = (None if side < 0 else side for side in x.window)
+    out, lse = flash_attn_varlen_func(
+        x.q, x.k, x.v, cu_seqlens_q=x.q_offsets, cu_seqlens_k=x.k_offsets, max_seqlen_q=x.max_q, max_seqlen_k=x.max_k,
+        softmax_scale=x.scale, window_size=(left, right), return_lse=True,
+    )  # fmt: skip
+    return out, lse.transpose(0, 1)
+
+
+def _fa2(x: Varlen) -> tuple[Tensor, Tensor]:
+    from flash_attn.flash_attn_interface import flash_attn_varlen_func
+
+    out, lse, _ = flash_attn_varlen_func(
+        x.q, x.k, x.v, x.q_offsets, x.k_offsets, x.max_q, x.max_k, softmax_scale=x.scale, window_size=x.window,
+        return_attn_probs=True,
+    )  # fmt: skip
+    return out, lse.transpose(0, 1)
+
+
+def _fa3(x: Varlen) -> tuple[Tensor, Tensor]:
+    from flash_attn_interface import flash_attn_varlen_func
+
+    out, lse, *_ = flash_attn_varlen_func(
+        x.q, x.k, x.v, x.q_offsets, x.k_offsets, x.max_q, x.max_k, softmax_scale=x.scale, window_size=x.window,
+        return_attn_probs=True,
+    )  # fmt: skip
+    return out, lse.transpose(0, 1)
+
+
+def _torch_varlen(x: Varlen) -> tuple[Tensor, Tensor]:
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+    out, lse = varlen_attn(
+        x.q, x.k, x.v, x.q_offsets, x.k_offsets, x.max_q, x.max_k, scale=x.scale, window_size=x.window,
+        return_aux=AuxRequest(lse=True),
+    )  # fmt: skip
+    return out, lse.transpose(0, 1)  # (H, T), whatever its docstring says
+
+
+@cache
+def door() -> Door | None:
+    """The fastest flash kernel that is installed (nothing is imported to find out)."""
+    if _has("flash_attn.cute"):
+        return Door("flash-attn-4", _fa4)
+    if _has("flash_attn_interface"):
+        return Door("flash-attn-3", _fa3)
+    if _has("flash_attn.flash_attn_interface"):
+        return Door("flash-attn-2", _fa2)
+    if _has("torch.nn.attention.varlen"):
+        return Door("torch varlen", _torch_varlen)
+    return None
+
+
+def missing(device: str) -> str | None:
+    """Why this device can't run the kernel at all, or None."""
+    if device != "cuda":
+        return f"needs CUDA, this is {device}"
+    if door() is None:
+        return "no flash kernel found: install hepattn[flash], or torch >= 2.11"
+    return None
+
+
+def refusal(call: Call) -> str | None:
+    """Why the call can't be done, in one sentence, or None."""
+    if reason := missing(call.q.device.type):
+        return reason
+    return unsupported(call)
+
+
+def unsupported(call: Call) -> str | None:
+    """Why no flash kernel does this call on any device, or None."""
+    if call.q.dtype not in DTYPES:
+        return f"takes bfloat16 or float16, got {call.q.dtype}"
+    if call.mask is not None and not isinstance(call.mask, Window):
+        return f"takes windows, not {call.mask!r}: use flex"
+    if isinstance(call.mask, Window) and call.queries is not call.keys:
+        return "takes a Window in self-attention only; write Strided for cross-attention, on flex"
+    if call.q.shape[-1] % 8 or call.q.shape[-1] > 256 or call.v.shape[-1] != call.q.shape[-1]:
+        return f"needs one head dimension, a multiple of 8 up to 256, got {call.q.shape[-1]} and {call.v.shape[-1]}"
+    if torch.compiler.is_compiling() and isinstance(call.mask, Window) and call.mask.wrap and call.queries.batch > 1:
+        return "in torch.compile a wrapped window over several events needs lengths that are values: use flex"
+    return None
+
+
+def run(call: Call) -> tuple[Tensor, Tensor | None]:
+    """`(Tq, H, D)` and, where asked for, the log-sum-exp `(Tq, H)`."""
+    kernel = door()
+    if kernel is None:
+        raise RuntimeError("no flash kernel found")
+    out, lse = attend_varlen(call, kernel)
+    return out, lse.float() if call.return_lse else None
+
+
+def attend_varlen(call: Call, kernel: Door) -> tuple[Tensor, Tensor]:
+    """The call through one door; `(out, lse)`."""
+    window = call.mask
+    if not isinstance(window, Window):
+        return _through(kernel, call, (-1, -1))
+    layout, half = call.queries, window.half
+    if not window.wrap:
+        return _through(kernel, call, (half, half))
+    short, rings = layout.cached(("rings", half), lambda: _rings(layout, half))
+    if rings is None:
+        return _through(kernel, call, (-1, -1))
+    if short is None:
+        return _through(kernel, rings.extend(call), (2 * half, 0))
+    out_few, lse_few = _through(kernel, short.extend(call), (-1, -1))
+    out_many, lse_many = _through(kernel, rings.extend(call), (2 * half, 0))
+    place = torch.cat([short.tokens, rings.tokens]).argsort()
+    return torch.cat([out_few, out_many])[place], torch.cat([lse_few, lse_many])[place]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some events of a batch: their tokens, their layout, and the tokens of their extended keys."""
+
+    tokens: Tensor
+    layout: Layout
+    extended: Tensor
+    extended_layout: Layout
+
+    def extend(self, call: Call) -> Call:
+        """The call for these events alone, with their extended keys and values."""
+        q, k, v = (call.q[self.tokens], call.k[self.extended], call.v[self.extended])
+        return replace(call, q=q, k=k, v=v, queries=self.layout, keys=self.extended_layout)
+
+
+def _rings(layout: Layout, half: int) -> tuple[_Part | None, _Part | None]:
+    """Events that the window covers whole, and the others, whose keys are extended by `half` on both sides."""
+    if layout.batch == 1:  # decided by the total, which a traced graph knows too
+        one = torch.ones(1, dtype=torch.bool)
+        return (None, _part(layout, one, half)) if layout.total > 2 * half else (_part(layout, one, 0), None)
+    lengths = layout.lengths
+    long = lengths > 2 * half
+    return _part(layout, ~long, 0), _part(layout, long, half)
+
+
+def _part(layout: Layout, chosen: Tensor, half: int) -> _Part | None:
+    device = layout.device
+    if layout.batch == 1:
+        tokens, part = torch.arange(layout.total, device=device), layout
+    elif not bool(chosen.any()):
+        return None
+    else:
+        tokens = chosen.to(device)[layout.event].nonzero()[:, 0]
+        part = Layout.of(layout.lengths[chosen], device, total=len(tokens))
+    wide = Layout.of(part.lengths + 2 * half, device, total=part.total + 2 * half * part.batch)
+    length = part.offsets.diff()[wide.event]
+    extended = tokens[part.offsets[wide.event] + (wide.position - half) % length]
+    return _Part(tokens, part, extended, wide)
+
+
+def _through(kernel: Door, call: Call, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    queries, keys = call.queries, call.keys
+    offsets = (_int32(queries), _int32(keys))
+    return kernel.run(Varlen(call.q, call.k, call.v, *offsets, queries.max_length, keys.max_length, window, call.scale))
+
+
+def _int32(layout: Layout) -> Tensor:
+    return layout.cached("int32", lambda: layout.offsets.to(torch.int32))

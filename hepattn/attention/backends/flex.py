@@ -1,0 +1,69 @@
+"""`flex`: torch's FlexAttention, compiled once with dynamic shapes. Does every mask; on a CPU forward only.
+
+The compiled callable is kept, and more graphs than torch allows are an error: dynamo would otherwise run
+FlexAttention eagerly in silence, with an N x N matrix.
+"""
+
+import shutil
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
+
+from hepattn.attention.backends.base import Call
+from hepattn.masks.blocks import block_mask
+
+__all__ = ["refusal", "run"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MIN_HEAD_DIM = 16
+GRAPHS = 64
+
+
+@cache
+def missing(device: str) -> str | None:
+    """Why this device can't run the kernel at all, or None."""
+    if device == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
+        return "needs a C++ compiler (g++ or clang++) on a CPU, and none was found"
+    return None
+
+
+def refusal(call: Call) -> str | None:
+    """Why the call can't be done, in one sentence, or None."""
+    device = call.q.device.type
+    if reason := missing(device):
+        return reason
+    if device == "cpu" and any(t.requires_grad for t in (call.q, call.k, call.v)):
+        return "no backward on a CPU: detach q, k and v, or use sdpa"
+    if device == "cpu" and call.return_lse:
+        return "gives no log-sum-exp on a CPU: use sdpa"
+    if call.q.dtype not in DTYPES:
+        return f"takes float32, bfloat16 or float16, got {call.q.dtype}"
+    if min(call.q.shape[-1], call.v.shape[-1]) < MIN_HEAD_DIM:
+        return f"needs a head dimension of at least {MIN_HEAD_DIM}, got {call.q.shape[-1]}"
+    if not len(call.q) or not len(call.k):
+        return "takes at least one query and one key"
+    return None
+
+
+@cache
+def _compiled() -> Any:
+    return torch.compile(flex_attention, fullgraph=True, dynamic=True)
+
+
+def run(call: Call) -> tuple[Tensor, Tensor | None]:
+    """`(Tq, H, Dv)` and, where asked for, the log-sum-exp `(Tq, H)`."""
+    blocks = block_mask(call.mask, call.queries, call.keys)
+    q, k, v = (t.transpose(0, 1)[None] for t in (call.q, call.k, call.v))
+    options: dict[str, Any] = {"block_mask": blocks, "scale": call.scale, "return_lse": call.return_lse}
+    if torch.compiler.is_compiling():  # a part of the caller's graph
+        result: Any = flex_attention(q, k, v, **options)
+    else:
+        limits: dict[str, Any] = {"recompile_limit": GRAPHS, "fail_on_recompile_limit_hit": True}
+        with torch._dynamo.config.patch(limits):  # noqa: SLF001  (the documented switch lives there)
+            result = _compiled()(q, k, v, **options)
+    if not call.return_lse:
+        return result[0].transpose(0, 1), None
+    return result[0][0].transpose(0, 1), result[1][0].transpose(0, 1).float()

@@ -1,0 +1,82 @@
+"""Which kernels there are, which can run where, and which one `auto` takes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hepattn.attention.backends import flash, flex, sdpa
+from hepattn.attention.backends.base import Call, KernelRefusal
+from hepattn.masks.window import Window
+
+__all__ = ["BACKENDS", "available_backends", "check_backend", "choose"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One kernel: why it refuses a call (None = it takes it), how to run it, and why a device lacks it."""
+
+    refusal: Callable[[Call], str | None]
+    run: Callable[[Call], tuple[Tensor, Tensor | None]]
+    missing: Callable[[str], str | None]
+
+
+BACKENDS = {
+    "sdpa": Backend(sdpa.refusal, sdpa.run, lambda _: None),
+    "flex": Backend(flex.refusal, flex.run, flex.missing),
+    "flash": Backend(flash.refusal, flash.run, flash.missing),
+}
+
+
+def check_backend(name: str) -> str:
+    """`name`, if it is `auto` or a kernel.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+def available_backends(device: torch.device | str = "cpu") -> dict[str, bool | str]:
+    """Each kernel on a device: True, or one sentence that says what it lacks."""
+    kind = torch.device(device).type
+    found: dict[str, bool | str] = {name: backend.missing(kind) or True for name, backend in BACKENDS.items()}
+    if kind == "cpu" and found["flex"] is True:
+        found["flex"] = "no backward on CPU (forward works; auto takes sdpa)"
+    return found
+
+
+def choose(call: Call, name: str = "auto") -> Backend:
+    """The kernel `name`, or for `auto` the fastest that takes the call.
+
+    Raises:
+        KernelRefusal: the kernel can't do the call, and why.
+        ValueError: there is no such kernel.
+    """
+    check_backend(name)
+    if name != "auto":
+        if reason := BACKENDS[name].refusal(call):
+            raise KernelRefusal(f"{name}: {reason}")
+        return BACKENDS[name]
+    refusals = []
+    for candidate in _order(call):
+        reason = BACKENDS[candidate].refusal(call)
+        if reason is None:
+            return BACKENDS[candidate]
+        refusals.append(f"{candidate}: {reason}")
+    raise KernelRefusal("no kernel takes this call; " + "; ".join(refusals))
+
+
+def _order(call: Call) -> tuple[str, ...]:
+    """Fastest first: on a CPU blocked sdpa; on a GPU flash-attn-4 for windows, else flex; flash without a mask."""
+    if call.q.device.type != "cuda":
+        return ("sdpa", "flex")
+    if call.mask is None:
+        return ("flash", "sdpa", "flex") if call.queries.batch > 1 or call.q.dtype in flash.DTYPES else ("sdpa", "flex")
+    kernel = flash.door()
+    if isinstance(call.mask, Window) and kernel is not None and kernel.name == "flash-attn-4":
+        return ("flash", "flex", "sdpa")
+    return ("flex", "flash", "sdpa")

@@ -1,0 +1,88 @@
+"""`sdpa`: torch's scaled_dot_product_attention. Does every mask on every device; windows go block by block."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from hepattn.attention.backends.base import Call
+from hepattn.attention.backends.local import local_attention
+from hepattn.attention.reference import allowed_pairs
+from hepattn.masks.window import Window
+
+__all__ = ["refusal", "run"]
+
+PAIRS_AT_ONCE = 1 << 25  # bool pairs of a mask that are held at one time
+
+
+def refusal(call: Call) -> str | None:
+    """`sdpa` does everything, but a traced graph can't loop over events whose lengths are values."""
+    if (
+        torch.compiler.is_compiling()
+        and not isinstance(call.mask, Window)
+        and max(call.queries.batch, call.keys.batch) > 1
+    ):
+        return (
+            "in torch.compile a batch of several events needs a Window (or the flex kernel), since lengths are values"
+        )
+    return None
+
+
+def run(call: Call) -> tuple[Tensor, Tensor | None]:
+    """`(Tq, H, Dv)` and, where asked for, the log-sum-exp `(Tq, H)`."""
+    if isinstance(call.mask, Window) and call.queries is call.keys:
+        return local_attention(call)
+    if call.queries.batch == 1:
+        return _event(call, call.q, call.k, call.v, 0)
+    outs, lses = [], []
+    k_parts = call.k.split(call.keys.host_lengths)
+    v_parts = call.v.split(call.keys.host_lengths)
+    for event, q in enumerate(call.q.split(call.queries.host_lengths)):
+        out, lse = _event(call, q, k_parts[event], v_parts[event], event)
+        outs.append(out)
+        lses.append(lse)
+    whole = [lse for lse in lses if lse is not None]
+    return torch.cat(outs), torch.cat(whole) if call.return_lse else None
+
+
+def _event(call: Call, q: Tensor, k: Tensor, v: Tensor, event: int) -> tuple[Tensor, Tensor | None]:
+    """One event, in runs of queries whose mask is of bounded size."""
+    if call.mask is None or not len(k):
+        return _rows(call, q, k, v, None)
+    step = max(1, PAIRS_AT_ONCE // len(k))
+    if torch.compiler.is_compiling() or step >= len(q):
+        return _rows(call, q, k, v, allowed_pairs(call.mask, len(q), len(k), event, q.device))
+    parts = []
+    for first in range(0, len(q), step):
+        rows = torch.arange(first, min(first + step, len(q)), device=q.device)
+        pairs = allowed_pairs(call.mask, len(q), len(k), event, q.device, rows=rows)
+        parts.append(_rows(call, q[rows], k, v, pairs))
+    lses = [lse for _, lse in parts if lse is not None]
+    return torch.cat([out for out, _ in parts]), torch.cat(lses) if call.return_lse else None
+
+
+def _rows(call: Call, q: Tensor, k: Tensor, v: Tensor, pairs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Queries (n, H, D) against keys (m, H, D); `pairs` (n, m) bool. A row without True gives zeros and no gradient."""
+    if not len(k) or not len(q):
+        zeros = q.new_zeros(len(q), q.shape[1], v.shape[-1]) + 0 * q.sum()  # keeps the graph: gradients are zero
+        return zeros, torch.full(q.shape[:2], -torch.inf, device=q.device) if call.return_lse else None
+    heads = (q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None])
+    if pairs is None:
+        out = scaled_dot_product_attention(*heads, scale=call.scale)
+    else:
+        empty = ~pairs.any(1, keepdim=True)
+        out = scaled_dot_product_attention(*heads, attn_mask=(pairs | empty)[None, None], scale=call.scale)
+        out = out.masked_fill(empty, 0)
+    out = out[0].transpose(0, 1)
+    if not call.return_lse:
+        return out, None
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = torch.einsum("qhd,khd->qhk", q.to(wide), k.to(wide)) * call.scale
+    if pairs is not None:
+        scores = scores.masked_fill(~pairs[:, None], -torch.inf)
+    return out, _logsumexp(scores).float()
+
+
+def _logsumexp(scores: Tensor) -> Tensor:
+    """Over the last dimension; -inf with a zero gradient where every score is -inf."""
+    empty = (scores == -torch.inf).all(-1)
+    return scores.masked_fill(empty[..., None], 0).logsumexp(-1).masked_fill(empty, -torch.inf)

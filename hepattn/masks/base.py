@@ -1,0 +1,137 @@
+"""`Mask`: who may look at whom, as data."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hepattn.sequence import Layout
+
+__all__ = ["Mask", "MaskMod", "Place", "Span"]
+
+Index = Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """The sizes at a pair of tokens: everything that a mask may ask besides two positions.
+
+    Attributes:
+        queries, keys: the number of queries and keys of the event that the pair lies in (integers, or int64 tensors
+            that broadcast with the positions).
+        event: index of the event in the batch (likewise).
+    """
+
+    queries: int | Tensor
+    keys: int | Tensor
+    event: int | Tensor = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """Runs of consecutive positions inside one event: first and last position, inclusive, as int64 tensors."""
+
+    first: Tensor
+    last: Tensor
+
+
+class Mask(ABC):
+    """Who may attend to whom inside one event. Immutable; True = may attend.
+
+    A mask is defined by `allowed` alone. `relate` is the same statement about runs of tokens, from which block-sparse
+    indices are built without looking at single pairs. Masks are combined with `&` and `|`.
+    """
+
+    @abstractmethod
+    def allowed(self, query: Index, key: Index, place: Place) -> Tensor:
+        """Bool of the broadcast shape of `query` and `key`, positions in one event: True = may attend."""
+
+    @abstractmethod
+    def relate(self, query: Span, key: Span, place: Place) -> tuple[Tensor, Tensor]:
+        """`(some, every)` for runs of queries against runs of keys.
+
+        `some` is False only where no pair is allowed, `every` is True only where all pairs are. In between a mask may
+        be cautious (some=True, every=False): the pairs are then looked at one by one.
+        """
+
+    def check(self, queries: Layout, keys: Layout) -> None:  # noqa: B027  (most masks fit all events)
+        """Raises ValueError, in one sentence, where the mask does not fit the events of a batch."""
+
+    def check_event(self, queries: int, keys: int, event: int) -> None:  # noqa: B027
+        """Raises ValueError, in one sentence, where the mask does not fit one event."""
+
+    def __and__(self, other: "Mask") -> "Mask":
+        from hepattn.masks.compose import Both
+
+        return Both(self, other) if isinstance(other, Mask) else NotImplemented
+
+    def __or__(self, other: "Mask") -> "Mask":
+        from hepattn.masks.compose import Either
+
+        return Either(self, other) if isinstance(other, Mask) else NotImplemented
+
+    def dense(
+        self, queries: int, keys: int | None = None, *, event: int = 0, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """`(queries, keys)` bool for one event, True = may attend; keys defaults to queries (self-attention)."""
+        n_k = queries if keys is None else keys
+        self.check_event(queries, n_k, event)
+        i = torch.arange(queries, device=device)[:, None]
+        j = torch.arange(n_k, device=device)[None, :]
+        return self.allowed(i, j, Place(queries, n_k, event)).expand(queries, n_k)
+
+    def draw(self, queries: int, keys: int | None = None) -> str:
+        """Rows of 1 (may attend) and 0, one row a query."""
+        return "\n".join(" ".join(str(int(one)) for one in row) for row in self.dense(queries, keys).tolist())
+
+    def mask_mod(self, queries: Layout, keys: Layout) -> "MaskMod":
+        """`mask_mod(b, h, q, k)` of FlexAttention over the packed tokens of these events (events never mix)."""
+        return MaskMod(self, queries, keys)
+
+
+class MaskMod:
+    """FlexAttention's `mask_mod` for packed events: same event, and allowed by the mask inside it.
+
+    What differs from event to event are tables that the kernel reads, so other lengths need no new kernel. Keys have a
+    single table, the first token of their event: it tells both the event and the position (and torch 2.13's CPU kernel
+    does not compile with two).
+    """
+
+    def __init__(self, mask: Mask | None, queries: Layout, keys: Layout) -> None:
+        self.mask = mask
+        event = queries.event
+        self.q_event = event
+        self.q_start = queries.offsets[event]
+        self.q_first_key = keys.offsets[event]
+        self.q_queries = queries.offsets.diff()[event]
+        self.q_keys = keys.offsets.diff()[event]
+        self.k_start = keys.offsets[keys.event]
+
+    def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG002  (flex's signature)
+        """Bool: packed query q may attend to packed key k, in every batch entry b and head h."""
+        start = self.q_first_key[q]
+        same = start == self.k_start[k]
+        if self.mask is None:
+            return same
+        place = Place(self.q_queries[q], self.q_keys[q], self.q_event[q])
+        return same & self.mask.allowed(q - self.q_start[q], k - start, place)
+
+
+def check_size(name: str, size: int) -> None:
+    """Raises where a window's size is not a positive integer."""
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"{name} takes a whole number of tokens, got {size!r} ({type(size).__name__})")
+    if size < 1:
+        raise ValueError(f"{name} takes a size of at least 1 token (1 = each token itself), got {size}")
+
+
+def as_indices(name: str, indices: Sequence[int]) -> tuple[int, ...]:
+    """Sorted, distinct, not negative."""
+    values = tuple(sorted({int(i) for i in indices}))
+    if not values:
+        raise ValueError(f"{name} needs at least one position, got none")
+    if values[0] < 0:
+        raise ValueError(f"{name} takes positions counted from the start of an event, got {values[0]}")
+    return values

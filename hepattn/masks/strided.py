@@ -1,0 +1,68 @@
+"""Local window for cross-attention between sequences of different length."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from typing_extensions import override
+
+from hepattn.masks.base import Mask, Place, Span, check_size
+
+__all__ = ["Strided"]
+
+
+@dataclass(frozen=True)
+class Strided(Mask):
+    """Query i of Q is centred on `c_i = i * N / Q` among N keys and attends to key j when `|j - c_i| <= size / 2`.
+
+    Both are ordered in phi; with `wrap=True` the distance is circular in the N keys. All arithmetic is exact, on
+    integers. `Strided(2, wrap=True)` for three queries on six keys::
+
+        1 1 0 0 0 1
+        0 1 1 1 0 0
+        0 0 0 1 1 1
+
+    Args:
+        size: width in keys, at least 1.
+        wrap: close the window over the ends of each event.
+        transposed: the same relation read from the other side (hits attend to queries).
+    """
+
+    size: int
+    wrap: bool = False
+    transposed: bool = False
+
+    def __post_init__(self) -> None:
+        check_size("Strided", self.size)
+
+    @property
+    def transpose(self) -> "Strided":
+        """The mask of keys attending to queries."""
+        return Strided(self.size, self.wrap, not self.transposed)
+
+    @override
+    def allowed(self, query: Tensor, key: Tensor, place: Place) -> Tensor:
+        few, many, i, j = place.queries, place.keys, query, key
+        if self.transposed:
+            few, many, i, j = many, few, key, query
+        # |j - i N / Q| <= size / 2, multiplied by 2 Q
+        distance = (j * few - i * many).abs()
+        near = 2 * distance <= self.size * few
+        return near | (2 * (few * many - distance) <= self.size * few) if self.wrap else near
+
+    @override
+    def relate(self, query: Span, key: Span, place: Place) -> tuple[Tensor, Tensor]:
+        few, many, i, j = place.queries, place.keys, query, key
+        if self.transposed:
+            few, many, i, j = many, few, key, query
+        reach = self.size * few
+        some = every = None
+        for turn in (0, -1, 1) if self.wrap else (0,):
+            lowest = 2 * (j.first * few - i.last * many + turn * few * many)
+            highest = 2 * (j.last * few - i.first * many + turn * few * many)
+            also_some = (lowest <= reach) & (highest >= -reach)
+            also_every = (lowest >= -reach) & (highest <= reach)
+            some = also_some if some is None else some | also_some
+            every = also_every if every is None else every | also_every
+        assert some is not None
+        assert every is not None
+        return some, every

@@ -1,0 +1,184 @@
+"""Every kernel against the dense reference in float64: values, log-sum-exp and gradients."""
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from hepattn.attention import KernelRefusal, attend
+from hepattn.attention.backends import flash, flex
+from hepattn.attention.backends.base import Call
+from hepattn.attention.functional import make_call
+from hepattn.attention.reference import attend_reference
+from hepattn.masks import Dense, GlobalTokens, Strided, Window
+from tests.attention.cases import CASES, WINDOWS, Case, tolerance
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+CUDA = pytest.param(
+    "cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+)
+
+
+def compare(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu") -> None:
+    q, k, v, g = (t.requires_grad_() for t in case.tensors(dtype, device))
+    exact_in = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    same_in = [t.detach().clone().requires_grad_() for t in (q, k, v)]
+    exact, exact_lse = attend_reference(*exact_in, mask=case.mask, lengths=case.lengths)
+    same, _ = attend_reference(*same_in, mask=case.mask, lengths=case.lengths)
+    out, lse = attend(q, k, v, mask=case.mask, lengths=case.lengths, backend=backend, return_lse=True)
+    assert out.shape == v.shape
+    assert out.dtype == dtype
+    assert lse.dtype == torch.float32
+    assert float((out - exact).detach().abs().max()) <= tolerance(dtype, exact, same)
+    assert torch.equal(lse.isneginf(), exact_lse.isneginf())
+    finite = ~exact_lse.isneginf()
+    assert torch.allclose(lse[finite].double(), exact_lse[finite], atol=1e-5 if dtype != torch.bfloat16 else 1e-4)
+    exact.backward(g.detach().double())
+    same.backward(g.detach())
+    out.backward(g.detach())
+    for mine, reference, plain in zip((q, k, v), exact_in, same_in, strict=True):
+        assert mine.grad is not None
+        assert reference.grad is not None
+        assert plain.grad is not None
+        error = float((mine.grad.double() - reference.grad).abs().max())
+        assert error <= tolerance(dtype, reference.grad, plain.grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@given(CASES)
+@settings(max_examples=60)
+@example(Case([1], 1, 8, Window(1, wrap=True), 0))
+@example(Case([5, 0, 3], 2, 8, Window(50, wrap=True), 0))  # rings shorter than the window
+@example(Case([6], 1, 8, Window(7, wrap=True), 0))  # n = 2h
+@example(Case([7], 1, 8, Window(7, wrap=True), 0))  # n = 2h + 1
+@example(Case([513, 300], 1, 8, Window(256), 0))  # several blocks, with edges apart
+@example(Case([700], 2, 8, Window(97, wrap=True), 0))
+def test_sdpa(dtype: torch.dtype, case: Case) -> None:
+    compare(case, dtype, "sdpa")
+
+
+@pytest.mark.parametrize("device", [CUDA])
+@pytest.mark.parametrize("backend", ["flex", "flash", "sdpa", "auto"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@given(CASES)
+@settings(max_examples=40)
+def test_cuda(device: str, backend: str, dtype: torch.dtype, case: Case) -> None:
+    torch.set_float32_matmul_precision("highest")
+    q, k, v, _ = case.tensors(dtype, device)
+    call = make_call(q, k, v, case.mask, case.lengths, None, None, return_lse=True)
+    if (backend == "flash" and flash.refusal(call)) or (backend == "flex" and flex.refusal(call)):
+        return
+    compare(case, dtype, backend, device)
+
+
+@pytest.mark.parametrize(
+    "mask", [None, Window(32), Window(33, wrap=True), Window(16, wrap=True) | GlobalTokens([0, 5])]
+)
+def test_flex_forward_on_a_cpu(mask) -> None:  # type: ignore[no-untyped-def]
+    if reason := flex.missing("cpu"):
+        pytest.skip(reason)
+    for lengths in ([150, 170], [301]):
+        case = Case(lengths, 2, 16, mask, 3)
+        q, k, v, _ = case.tensors(torch.float32)
+        exact, _ = attend_reference(q.double(), k.double(), v.double(), mask=mask, lengths=lengths)
+        out = attend(q, k, v, mask=mask, lengths=lengths, backend="flex")
+        assert float((out.double() - exact).abs().max()) < 1e-5
+
+
+@given(WINDOWS, st.lists(st.integers(1, 40), min_size=1, max_size=4), st.booleans())
+def test_flash_plumbing_is_exact(window: Window, lengths: list[int], no_window: bool) -> None:
+    """The tensors and windows that a flash kernel is given, run by a dense kernel with flash's documented meaning."""
+    mask = None if no_window else window
+    case = Case(lengths, 2, 8, mask, 1)
+    q, k, v, _ = case.tensors(torch.float64)
+    call = make_call(q, k, v, mask, lengths, None, None)
+    out, lse = flash.attend_varlen(call, flash.Door("dense", dense_varlen))
+    exact, exact_lse = attend_reference(q, k, v, mask=mask, lengths=lengths)
+    assert torch.allclose(out, exact)
+    assert torch.allclose(lse, exact_lse)
+
+
+def dense_varlen(x: flash.Varlen) -> tuple[torch.Tensor, torch.Tensor]:
+    """flash-attention's meaning: query i of n_q sees key j of n_k when i + n_k - n_q - left <= j <= ... + right."""
+    outs, lses = [], []
+    for event in range(len(x.q_offsets) - 1):
+        q = x.q[x.q_offsets[event] : x.q_offsets[event + 1]]
+        rows = slice(int(x.k_offsets[event]), int(x.k_offsets[event + 1]))
+        shift = len(x.k[rows]) - len(q)
+        distance = torch.arange(len(x.k[rows]))[None, :] - torch.arange(len(q))[:, None] - shift
+        left, right = (10**9 if side < 0 else side for side in x.window)
+        pairs = (distance >= -left) & (distance <= right)
+        assert len(q) <= x.max_q
+        assert len(x.k[rows]) <= x.max_k
+        out, lse = attend_reference(
+            q, x.k[rows], x.v[rows], mask=Dense(pairs), kv_lengths=[len(x.k[rows])], scale=x.scale
+        )
+        outs.append(out)
+        lses.append(lse)
+    return torch.cat(outs), torch.cat(lses)
+
+
+def test_a_row_without_true_gives_zeros_and_no_gradient() -> None:
+    pairs = torch.rand(6, 9) > 0.5
+    pairs[2] = False
+    q, k, v, g = (torch.randn(n, 2, 8, dtype=torch.float64, requires_grad=True) for n in (6, 9, 9, 6))
+    out, lse = attend(q, k, v, mask=Dense(pairs), kv_lengths=[9], return_lse=True)
+    out.backward(g.detach())
+    assert (out[2] == 0).all()
+    assert lse[2].isneginf().all()
+    assert q.grad is not None
+    assert (q.grad[2] == 0).all()
+    assert all(t.grad is not None and t.grad.isfinite().all() for t in (q, k, v))
+
+
+def test_cross_attention_of_several_events() -> None:
+    q, k, v = (torch.randn(n, 2, 8, dtype=torch.float64) for n in (50, 1000, 1000))
+    mask = Strided(32, wrap=True)
+    out = attend(q, k, v, mask=mask, lengths=[30, 20], kv_lengths=[700, 300])
+    exact, _ = attend_reference(q, k, v, mask=mask, lengths=[30, 20], kv_lengths=[700, 300])
+    assert torch.allclose(out, exact)
+
+
+def test_long_events_are_done_in_runs_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hepattn.attention.backends import sdpa
+
+    monkeypatch.setattr(sdpa, "PAIRS_AT_ONCE", 500)
+    compare(Case([90, 20], 2, 8, Window(8) | GlobalTokens([3]), 0), torch.float64, "sdpa")
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "grad", "message"),
+    [
+        ("flex", torch.float32, True, "no backward on a CPU"),
+        ("flex", torch.float64, False, "takes float32"),
+        ("flash", torch.float32, False, "needs CUDA"),
+    ],
+)
+def test_refusals_say_why(backend: str, dtype: torch.dtype, grad: bool, message: str) -> None:
+    q = torch.randn(8, 1, 16, dtype=dtype, requires_grad=grad)
+    with pytest.raises(KernelRefusal, match=message):
+        attend(q, q, q, mask=Window(4), backend=backend)
+
+
+@pytest.mark.parametrize("mask", [Strided(4), Window(4) | GlobalTokens([0]), Dense(torch.ones(8, 8, dtype=torch.bool))])
+def test_flash_never_approximates(mask) -> None:  # type: ignore[no-untyped-def]
+    q = torch.randn(8, 1, 16, dtype=torch.bfloat16)
+    call: Call = make_call(q, q, q, mask, None, None, None)
+    assert "takes windows" in (flash.unsupported(call) or "")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "message"),
+    [
+        (((4, 2, 8), (4, 2, 8), (5, 2, 8)), {}, "do not fit"),
+        (((4, 8), (4, 8), (4, 8)), {}, "packed tensors"),
+        (((4, 1, 8), (4, 1, 8), (4, 1, 8)), {"lengths": [3]}, "sum to 3"),
+        (((4, 1, 8), (6, 1, 8), (6, 1, 8)), {"lengths": [2, 2]}, "need kv_lengths"),
+        (((4, 1, 8), (6, 1, 8), (6, 1, 8)), {"mask": Window(2)}, "take Strided"),
+        (((4, 1, 8), (4, 1, 8), (4, 1, 8)), {"backend": "xformers"}, "backend must be"),
+    ],
+)
+def test_wrong_calls(shapes, options, message: str) -> None:  # type: ignore[no-untyped-def]
+    q, k, v = (torch.randn(shape) for shape in shapes)
+    with pytest.raises(ValueError, match=message):
+        attend(q, k, v, **options)

@@ -1,0 +1,158 @@
+"""Every mask against the sentence that defines it, pair by pair."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
+from hepattn.masks.blocks import block_mask, block_relation
+from hepattn.sequence import Layout
+
+SIZE = st.integers(1, 13)
+COUNT = st.integers(1, 12)
+
+
+def by_hand(queries: int, keys: int, rule) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    return torch.tensor([[bool(rule(i, j)) for j in range(keys)] for i in range(queries)]).reshape(queries, keys)
+
+
+@given(SIZE, COUNT)
+def test_window(size: int, n: int) -> None:
+    assert torch.equal(Window(size).dense(n), by_hand(n, n, lambda i, j: abs(i - j) <= size // 2))
+
+
+@given(SIZE, COUNT)
+def test_wrapped_window(size: int, n: int) -> None:
+    expected = by_hand(n, n, lambda i, j: min(abs(i - j), n - abs(i - j)) <= size // 2)
+    assert torch.equal(Window(size, wrap=True).dense(n), expected)
+
+
+@given(SIZE, COUNT, COUNT, st.booleans())
+def test_strided(size: int, queries: int, keys: int, wrap: bool) -> None:
+    def rule(i: int, j: int) -> bool:
+        distance = abs(j * queries - i * keys)  # in units of 1 / queries
+        distance = min(distance, queries * keys - distance) if wrap else distance
+        return 2 * distance <= size * queries
+
+    mask = Strided(size, wrap=wrap)
+    assert torch.equal(mask.dense(queries, keys), by_hand(queries, keys, rule))
+    assert torch.equal(mask.transpose.dense(keys, queries), mask.dense(queries, keys).T)
+
+
+def test_keys_of_an_inner_query() -> None:
+    assert [int(Window(size).dense(21)[10].sum()) for size in (1, 2, 3, 4, 5)] == [1, 3, 3, 5, 5]
+
+
+def test_drawn_as_in_the_docstring() -> None:
+    for mask in (Window(2), Window(2, wrap=True)):
+        rows = mask.draw(6).splitlines()
+        column = 0 if not mask.wrap else 1
+        drawn = [
+            line.split("        ") for line in (Window.__doc__ or "").splitlines() if line.strip()[:1] in ("0", "1")
+        ]
+        assert rows == [parts[1 + column] if len(parts) == 3 else parts[column].strip() for parts in drawn]
+
+
+def test_composition() -> None:
+    both = Window(4) & Dense(torch.eye(5, dtype=torch.bool))
+    assert torch.equal(both.dense(5), torch.eye(5, dtype=torch.bool))
+    either = (Window(2) | GlobalTokens([0])).dense(6)
+    expected = by_hand(6, 6, lambda i, j: abs(i - j) <= 1 or i == 0 or j == 0)
+    assert torch.equal(either, expected)
+
+
+def test_masks_are_values() -> None:
+    assert Window(4, wrap=True) == Window(4, wrap=True)
+    assert len({Window(4), Window(4), Window(4) | GlobalTokens([1, 0]), Window(4) | GlobalTokens((0, 1))}) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Window(0), ValueError, "at least 1 token"),
+        (
+            lambda: Window(2.0),  # type: ignore[arg-type]
+            TypeError,
+            "whole number",
+        ),
+        (lambda: GlobalTokens([]), ValueError, "at least one position"),
+        (lambda: GlobalTokens([-1]), ValueError, "counted from the start"),
+        (lambda: Dense(torch.zeros(2, 2)), ValueError, "bool matrix"),
+        (lambda: Dense(torch.ones(2, 3, dtype=torch.bool)).dense(2, 2), ValueError, "of 2 queries and 2 keys"),
+    ],
+)
+def test_wrong_masks(make, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=message):
+        make()
+
+
+LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=4).filter(lambda lengths: sum(lengths) > 0)
+MASKS = st.one_of(
+    st.none(),
+    st.builds(Window, st.integers(1, 30), wrap=st.booleans()),
+    st.builds(
+        lambda w, g: Window(w, wrap=True) | GlobalTokens(g), st.integers(1, 9), st.sets(st.integers(0, 9), min_size=1)
+    ),
+    st.builds(lambda a, b: Window(a) & Window(b, wrap=True), st.integers(1, 20), st.integers(1, 20)),
+    st.builds(Strided, st.integers(1, 9), wrap=st.booleans()),
+)
+
+
+def packed_pairs(mask: Mask | None, queries: Layout, keys: Layout) -> torch.Tensor:
+    pairs = torch.zeros(queries.total, keys.total, dtype=torch.bool)
+    i = j = 0
+    for event, (n_q, n_k) in enumerate(zip(queries.host_lengths, keys.host_lengths, strict=True)):
+        here = torch.ones(n_q, n_k, dtype=torch.bool) if mask is None else mask.dense(n_q, n_k, event=event)
+        pairs[i : i + n_q, j : j + n_k] = here
+        i, j = i + n_q, j + n_k
+    return pairs
+
+
+@given(LENGTHS, MASKS, st.sampled_from([4, 8, 16]))
+def test_mask_mod_and_blocks_agree_with_all_pairs(lengths: list[int], mask: Mask | None, size: int) -> None:
+    layout = Layout.of(lengths, "cpu")
+    check_blocks(mask, layout, layout, size)
+
+
+@given(LENGTHS, st.integers(1, 9), st.booleans(), st.data())
+def test_blocks_of_cross_attention(lengths: list[int], width: int, wrap: bool, data: st.DataObject) -> None:
+    other = data.draw(st.lists(st.integers(1, 40), min_size=len(lengths), max_size=len(lengths)))
+    check_blocks(Strided(width, wrap=wrap), Layout.of(lengths, "cpu"), Layout.of(other, "cpu"), 8)
+
+
+def check_blocks(mask: Mask | None, queries: Layout, keys: Layout, size: int) -> None:
+    pairs = packed_pairs(mask, queries, keys)
+    i, j = torch.arange(queries.total)[:, None], torch.arange(keys.total)[None, :]
+    from hepattn.masks.base import MaskMod
+
+    mod = MaskMod(mask, queries, keys)
+    assert torch.equal(mod(torch.tensor(0), torch.tensor(0), i, j), pairs)
+    some, every = block_relation(mask, queries, keys, size)
+    for row in range(some.shape[0]):
+        for column in range(some.shape[1]):
+            block = pairs[row * size : (row + 1) * size, column * size : (column + 1) * size]
+            assert bool(some[row, column]) or not block.any(), "a block with an allowed pair was left out"
+            assert not every[row, column] or (block.all() and block.shape == (size, size))
+
+
+def test_window_blocks_are_sparse() -> None:
+    layout = Layout.of([4096], "cpu")
+    some, every = block_relation(Window(256, wrap=True), layout, layout)
+    assert some.sum(1).tolist() == [3] * 32
+    some, every = block_relation(Window(1024, wrap=True), layout, layout)
+    assert every.sum(1).tolist() == [7] * 32
+
+
+def test_block_mask_is_kept_for_a_layout_only() -> None:
+    layout, other = Layout.of([300, 100], "cpu"), Layout.of([200, 200], "cpu")
+    first = block_mask(Window(64), layout, layout)
+    assert block_mask(Window(64), layout, layout) is first
+    assert block_mask(Window(65, wrap=True), layout, layout) is not first
+    assert block_mask(Window(64), other, other) is not first
+
+
+def test_dense_of_a_batch() -> None:
+    masks = (torch.rand(3, 4) > 0.5, torch.rand(2, 5) > 0.5)
+    queries, keys = Layout.of([3, 2], "cpu"), Layout.of([4, 5], "cpu")
+    check_blocks(Dense(masks), queries, keys, 4)
