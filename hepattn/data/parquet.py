@@ -159,6 +159,7 @@ class ParquetEvents(EventSequence):
             if not _file(self._stems[0], "hits").exists():
                 raise FileNotFoundError(f"no such events: {_file(self._stems[0], 'hits')}")
         self._open: dict[Path, pq.ParquetFile] = {}
+        self._process = os.getpid()
         self._entries: list[tuple[Path, int, dict[str, Any]]] = []
         for stem in self._stems:
             index = self._index(stem, "hits")
@@ -206,6 +207,9 @@ class ParquetEvents(EventSequence):
 
     def _handle(self, stem: Path, part: str) -> pq.ParquetFile:
         file = _file(stem, part)
+        if self._process != os.getpid():
+            # A forked worker opens its own files.
+            self._open, self._process = {}, os.getpid()
         if file not in self._open:
             if not file.exists():
                 raise EventFileError(f"{file} is missing beside its other half")

@@ -1,7 +1,10 @@
 """Round trips within the stated tolerance, laziness, and refusals."""
 
+import multiprocessing
+import os
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +120,16 @@ def test_events_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
         events[6]
     copy = pickle.loads(pickle.dumps(events))
     assert copy[2].event_id == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_workers_read_too(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a", [make_event(30 + i, seed=i) for i in range(4)])
+    events = ParquetEvents(tmp_path)
+    assert len(events[0].hits) == 30
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        assert [len(event.hits) for event in pool.map(events.read, range(4))] == [30, 31, 32, 33]
 
 
 def test_any_reader_sees_plain_columns(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """The meaning of the derived quantities, of reconstructable, and of every refusal."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hepattn.data import Event, Hits, Particles, Selection
 
@@ -86,6 +89,26 @@ def test_selection_by_hand() -> None:
 
     assert str(pixels) == "pT > 0.9 GeV, |eta| < 4, >= 3 hits, volumes 7 8 9"
     assert str(Selection(eta_max=np.inf)) == "pT > 0.9 GeV, >= 3 hits, all volumes"
+
+
+@given(
+    seed=st.integers(0, 2**31), volumes=st.sets(st.sampled_from([7, 8, 9, 13]), min_size=1), min_hits=st.integers(0, 5)
+)
+def test_selection_against_a_slow_loop(seed: int, volumes: set[int], min_hits: int) -> None:
+    event = make_event(60, 8, seed=seed)
+    selection = Selection(pt_min=0.7, eta_max=2.0, min_hits=min_hits, volumes=tuple(volumes))
+    hits, particles = event.hits, event.particles
+    assert particles is not None
+    assert hits.particle is not None
+    good = []
+    for row in range(len(particles)):
+        count = sum(int(p == row and v in volumes) for p, v in zip(hits.particle, hits.volume_id, strict=True))
+        px, py, pz = (float(getattr(particles, name)[row]) for name in ("px", "py", "pz"))
+        pt = math.hypot(px, py)
+        good.append(pt > 0.7 and abs(math.asinh(pz / pt)) < 2.0 and count >= min_hits)
+    assert selection.particles(event).tolist() == good
+    target = [p >= 0 and good[p] and v in volumes for p, v in zip(hits.particle, hits.volume_id, strict=True)]
+    assert selection.hits(event).tolist() == target
 
 
 def test_backward_particles_are_cut_like_forward_ones() -> None:
