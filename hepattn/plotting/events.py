@@ -148,7 +148,7 @@ def _draw(event: Event, groups: Sequence[Group], views: Sequence[View], *, ax: A
     if unknown or not views:
         raise ValueError(f"views are {', '.join(VIEWS)}; got {', '.join(map(repr, unknown)) or 'none'}")
     n = max(len(event.hits), 1)
-    size = float(np.clip(20_000 / n, 0.6, 14.0))
+    size = float(np.clip(20_000 / n, 0.6, 10.0))
     ratios = [1.0 if view == "xy" else 1.25 for view in views]
     figure, axes = style.canvas(len(views), width=4.6 * sum(ratios) / len(views), height=5.2, ax=ax, ratios=ratios)
     groups = [group for group in groups if len(group.index)]
@@ -203,9 +203,10 @@ def _legend(figure: Figure, axes: Sequence[Axes], groups: Sequence[Group], *, in
 
 
 def _title(figure: Figure, ax: Axes | None, event: Event, selection: Selection | None) -> None:
-    title = f"event {event.event_id}, {len(event.hits):,} hits"
+    source = f" ({event.source})" if event.source else ""
+    title = f"event {event.event_id}{source}, {len(event.hits):,} hits"
     if selection is not None:
-        title += f"; reconstructable: {selection}"
+        title += f"\nreconstructable: {selection}"
     if ax is None:
         figure.suptitle(title)
     else:

@@ -3,7 +3,7 @@ import pytest
 
 from hepattn.data.schema import Selection
 from hepattn.masks import Window
-from hepattn.plotting.gallery import middle_hit, overview
+from hepattn.plotting.gallery import main, middle_hit, overview
 
 
 def test_the_picture_has_three_panels_with_legends(event):
@@ -22,3 +22,9 @@ def test_the_hit_that_looks_lies_half_way_along_a_selected_particle(event):
 def test_no_particle_to_show(event):
     with pytest.raises(ValueError, match="no particle of event 7 is reconstructable: pT > 50 GeV"):
         middle_hit(event, Selection(pt_min=50.0))
+
+
+def test_the_command_writes_the_picture(tmp_path, capsys):
+    assert main(["--out", str(tmp_path)]) == 0
+    assert (tmp_path / "event.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.strip() == str(tmp_path / "event.png")
