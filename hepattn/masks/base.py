@@ -94,9 +94,9 @@ class Mask(ABC):
 class MaskMod:
     """FlexAttention's `mask_mod` for packed events: same event, and allowed by the mask inside it.
 
-    What differs from event to event are tables that the kernel reads, so other lengths need no new kernel. Keys have a
-    single table, the first token of their event: it tells both the event and the position (and torch 2.13's CPU kernel
-    does not compile with two).
+    What differs from event to event are tables over queries that the kernel reads, so other lengths need no new kernel.
+    There is no table over keys: a key is compared with the range of its query's event (torch 2.13's CPU kernel does not
+    compile with a table over keys and dynamic shapes).
     """
 
     def __init__(self, mask: Mask | None, queries: Layout, keys: Layout) -> None:
@@ -107,16 +107,16 @@ class MaskMod:
         self.q_first_key = keys.offsets[event]
         self.q_queries = queries.offsets.diff()[event]
         self.q_keys = keys.offsets.diff()[event]
-        self.k_start = keys.offsets[keys.event]
 
     def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG002  (flex's signature)
         """Bool: packed query q may attend to packed key k, in every batch entry b and head h."""
-        start = self.q_first_key[q]
-        same = start == self.k_start[k]
+        position = k - self.q_first_key[q]
+        count = self.q_keys[q]
+        same = (position >= 0) & (position < count)
         if self.mask is None:
             return same
-        place = Place(self.q_queries[q], self.q_keys[q], self.q_event[q])
-        return same & self.mask.allowed(q - self.q_start[q], k - start, place)
+        place = Place(self.q_queries[q], count, self.q_event[q])
+        return same & self.mask.allowed(q - self.q_start[q], position, place)
 
 
 def check_size(name: str, size: int) -> None:

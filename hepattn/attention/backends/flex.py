@@ -49,8 +49,24 @@ def refusal(call: Call) -> str | None:
 
 
 @cache
-def _compiled() -> Any:
-    return torch.compile(flex_attention, fullgraph=True, dynamic=True)
+def _compiled(*, dynamic: bool = True) -> Any:
+    return torch.compile(flex_attention, fullgraph=True, dynamic=dynamic)
+
+
+def _run_compiled(device: str, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Any:
+    """One kernel for all lengths. torch 2.13 generates C++ that does not compile for some masks with dynamic shapes: on
+    a CPU those take one kernel a length.
+    """
+    from torch._inductor.exc import InductorError  # slow to import
+
+    limits: dict[str, Any] = {"recompile_limit": GRAPHS, "fail_on_recompile_limit_hit": True}
+    with torch._dynamo.config.patch(limits):  # noqa: SLF001  (the documented switch lives there)
+        try:
+            return _compiled()(q, k, v, **options)
+        except InductorError:
+            if device != "cpu":
+                raise
+            return _compiled(dynamic=False)(q, k, v, **options)
 
 
 def run(call: Call) -> tuple[Tensor, Tensor | None]:
@@ -61,9 +77,7 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
     if torch.compiler.is_compiling():  # a part of the caller's graph
         result: Any = flex_attention(q, k, v, **options)
     else:
-        limits: dict[str, Any] = {"recompile_limit": GRAPHS, "fail_on_recompile_limit_hit": True}
-        with torch._dynamo.config.patch(limits):  # noqa: SLF001  (the documented switch lives there)
-            result = _compiled()(q, k, v, **options)
+        result = _run_compiled(call.q.device.type, q, k, v, options)
     if not call.return_lse:
         return result[0].transpose(0, 1), None
     return result[0][0].transpose(0, 1), result[1][0].transpose(0, 1).float()
