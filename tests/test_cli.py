@@ -111,3 +111,11 @@ def test_nothing_slow_is_imported_for_the_help():
     code = "import sys, hepattn.cli as c; c.parser().format_help(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("word", list(cli.COMMANDS))
+def test_every_word_has_a_room_with_help(word, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([word, "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ")

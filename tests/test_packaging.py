@@ -232,6 +232,20 @@ def test_ci_runs_make_test():
 WHAT_IS_WHERE = {
     ".": "README.md pixi.toml pixi.lock pyproject.toml Makefile LICENSE CITATION.cff CHANGELOG.md .gitignore .ci/run "
     "requirements.in requirements.lock",
+    "hepattn": "__init__.py sequence.py cli.py info.py",
+    "hepattn/masks": "window.py strided.py tokens.py dense.py compose.py",
+    "hepattn/attention": "functional.py module.py weights.py reference.py",
+    "hepattn/attention/backends": "sdpa.py flex.py flash.py registry.py",
+    "hepattn/encodings": "__init__.py",
+    "hepattn/layers": "__init__.py",
+    "hepattn/models": "encoder.py hit_filter.py losses.py",
+    "hepattn/data": "schema.py trackml.py features.py dataset.py sample.py simulation/cli.py",
+    "hepattn/metrics": "filter.py intervals.py",
+    "hepattn/plotting": "__init__.py",
+    "hepattn/training": "cli.py",
+    "hepattn/configs": "hit_filter.yaml",
+    "notebooks": "README.md images/event.png",
+    "data": "README.md",
 }
 """Folder -> files that the README's list of what is where, or another file here, counts on."""
 
