@@ -13,6 +13,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BasePredictionWriter, Callback
+from pytorch_lightning.trainer.states import TrainerFn
 from typing_extensions import override
 
 from hepattn.data.dataset import HitBatch
@@ -21,6 +22,8 @@ from hepattn.models.hit_filter import HitFilter
 
 class CheckpointOnInterrupt(Callback):
     """Ctrl-C (SIGINT) finishes the step at hand, writes a checkpoint and ends; a second Ctrl-C ends at once.
+
+    A training that is resumed from it goes on as if it had not been stopped, bit for bit.
 
     Args:
         name: file in the folder of the checkpoints
@@ -44,16 +47,12 @@ class CheckpointOnInterrupt(Callback):
 
     @override
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Writes and stops, if asked to: here all states belong to the same step."""
-        self._stop(trainer)
+        """Writes and stops, if asked to: here all states belong to the same step.
 
-    @override
-    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """The same inside a long validation."""
-        self._stop(trainer)
-
-    def _stop(self, trainer: pl.Trainer) -> None:
-        if not self.asked:
+        Where gradients of several batches are summed, it is the end of the sum that counts: no checkpoint holds a part
+        of one. A validation at hand is finished first, since half of its scores would be lost.
+        """
+        if not self.asked or trainer.fit_loop._should_accumulate():  # noqa: SLF001
             return
         path = checkpoint_folder(trainer) / self.name
         if trainer.global_step and not is_dry(trainer):
@@ -67,6 +66,29 @@ class CheckpointOnInterrupt(Callback):
         if self._before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._before)
             self._before = None
+
+
+class LastCheckpoint(Callback):
+    """Writes last.ckpt after every validation and when training ends.
+
+    `ModelCheckpoint(save_last=True)` does so only where the monitored number is among its best: what it calls last is
+    the last one that got better.
+    """
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes, unless this is no validation of a training."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._write(trainer)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the end of the training."""
+        self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        if not is_dry(trainer):
+            trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt")
 
 
 def checkpoint_folder(trainer: pl.Trainer) -> Path:

@@ -12,6 +12,7 @@ A configuration is looked for as a file first, then by its bare name among those
 """
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,31 @@ from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelChec
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 
-from hepattn.training.callbacks import CheckpointOnInterrupt, ExportWeights, ScoreWriter, Speed
+from hepattn.training.callbacks import CheckpointOnInterrupt, ExportWeights, LastCheckpoint, ScoreWriter, Speed
 from hepattn.training.data import EventDataModule
 from hepattn.training.module import HitFilterModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
+NOT_OURS = (
+    r"(?s).*JSONARGPARSE",
+    r"(?s).*[Dd]eprecated",
+    r".*is not supported by the model summary",
+    r".*does not have many workers",
+    r".*number of training batches .* is smaller than the logging interval",
+    r"The dirpath has changed",
+    r".*Checkpoint directory .* exists and is not empty",
+)
+"""Warnings of pytorch-lightning that its user can do nothing about, or that say nothing here."""
+
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def default_callbacks() -> list[Callback]:
     """What every run has: best and last checkpoint, one on Ctrl-C, weights on their own, the speed, scores."""
-    checkpoint = ModelCheckpoint(monitor="val_auc", mode="max", save_last=True, filename="best-{step}-{val_auc:.4f}")
+    checkpoint = ModelCheckpoint(monitor="val_auc", mode="max", filename="best-{step}-{val_auc:.4f}")
     return [
         checkpoint,
+        LastCheckpoint(),
         CheckpointOnInterrupt(),
         ExportWeights(),
         LearningRateMonitor("step"),
@@ -53,10 +66,13 @@ class FilterTrainer(Trainer):
         given = [] if callbacks is None else [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
         ours = [one for one in default_callbacks() if not any(type(other) is type(one) for other in given)]
         if kwargs.get("enable_checkpointing") is False:
-            ours = [one for one in ours if not isinstance(one, ModelCheckpoint)]
+            ours = [one for one in ours if not isinstance(one, ModelCheckpoint | LastCheckpoint)]
         if kwargs.get("enable_progress_bar") is False:
             ours = [one for one in ours if not isinstance(one, TQDMProgressBar)]
-        if kwargs.get("logger") is False or kwargs.get("fast_dev_run"):
+        if kwargs.get("fast_dev_run"):
+            kwargs["logger"] = False
+            ours = [one for one in ours if not isinstance(one, ModelCheckpoint)]
+        if kwargs.get("logger") is False:
             ours = [one for one in ours if not isinstance(one, LearningRateMonitor)]
         elif kwargs.get("logger") is None or kwargs.get("logger") is True:
             kwargs["logger"] = CSVLogger(kwargs.get("default_root_dir") or ".", name="hit_filter")
@@ -106,14 +122,17 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = resolve_configs(argv)
     try:
-        FilterCLI(
-            HitFilterModule,
-            EventDataModule,
-            trainer_class=FilterTrainer,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False, **{name: {"exit_on_error": False} for name in COMMANDS}},
-            args=arguments,
-        )
+        with warnings.catch_warnings():
+            for message in NOT_OURS:
+                warnings.filterwarnings("ignore", message=message)
+            FilterCLI(
+                HitFilterModule,
+                EventDataModule,
+                trainer_class=FilterTrainer,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs={"exit_on_error": False, **{name: {"exit_on_error": False} for name in COMMANDS}},
+                args=arguments,
+            )
     except argparse.ArgumentError as error:
         raise ValueError(_sentence(error)) from error
     return 0

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
 from hepattn.data.dataset import Augmentation, EventStream, HitBatch, HitDataset, collate, hit_batch
@@ -178,7 +179,7 @@ class EventDataModule(pl.LightningDataModule):
             collate_fn=collate,
             num_workers=self.workers,
             pin_memory=self._pin(),
-            persistent_workers=False,
+            generator=torch.Generator(),  # else each loop draws from the global one, and a resumed training differs
         )
         loader.consumed = self._consumed
         self._loader = loader
@@ -191,6 +192,7 @@ class EventDataModule(pl.LightningDataModule):
             collate_fn=collate,
             num_workers=self.workers,
             pin_memory=self._pin(),
+            generator=torch.Generator(),
         )
 
     def val_dataloader(self) -> DataLoader[HitBatch]:

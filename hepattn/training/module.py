@@ -10,6 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from typing_extensions import override
 
 from hepattn.data.dataset import HitBatch
@@ -64,6 +65,7 @@ class HitFilterModule(pl.LightningModule):
         if compile:
             self.model.encoder.compile(dynamic=True)
         self._scored: list[ScoredEvent] = []
+        self._random: dict[str, Tensor] = {}
 
     def forward(self, batch: HitBatch) -> Tensor:
         """Logits (T,) of a batch's hits."""
@@ -130,7 +132,8 @@ class HitFilterModule(pl.LightningModule):
     @override
     def configure_optimizers(self) -> Any:
         """AdamW with its schedule, stepped at every batch."""
-        optimiser = make_optimiser(self.model, self.optimiser_config)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        optimiser = make_optimiser(self.model, self.optimiser_config, fused=not scaled)
         schedule = make_schedule(optimiser, self.optimiser_config, self.total_steps())
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -138,14 +141,24 @@ class HitFilterModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips to `optimiser.clip_norm`, unless the trainer was told another bound."""
+        """Clips to `optimiser.clip_norm`, unless the trainer was told another bound.
+
+        By torch itself: pytorch-lightning refuses to clip for a fused optimiser under mixed precision, which is right
+        only where gradients are scaled (float16), and there the optimiser is not fused.
+        """
+        if gradient_clip_algorithm == "value" and gradient_clip_val is not None:
+            clip_grad_value_(self.parameters(), gradient_clip_val)
+            return
         bound = self.optimiser_config.clip_norm if gradient_clip_val is None else gradient_clip_val
-        self.clip_gradients(optimizer, bound, gradient_clip_algorithm or "norm")
+        clip_grad_norm_(self.parameters(), bound)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the filter's configuration, as plain JSON."""
+        """Adds the filter's configuration, as plain JSON, and the state of torch's random numbers, for DropPath."""
         checkpoint["hit_filter"] = self.model.config.to_json()
+        checkpoint["random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            checkpoint["random_cuda"] = torch.cuda.get_rng_state(self.device)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -158,6 +171,15 @@ class HitFilterModule(pl.LightningModule):
         other = [f"{name} {saved.get(name)} instead of {own[name]}" for name in own if saved.get(name) != own[name]]
         if other:
             raise ValueError(f"the checkpoint is of another filter: {', '.join(other)}")
+        self._random = {name: checkpoint[name] for name in ("random", "random_cuda") if name in checkpoint}
+
+    @override
+    def on_train_start(self) -> None:
+        """Goes on with the random numbers of a loaded checkpoint."""
+        if "random" in self._random:
+            torch.set_rng_state(self._random["random"].cpu())
+        if "random_cuda" in self._random and self.device.type == "cuda":
+            torch.cuda.set_rng_state(self._random["random_cuda"].cpu(), self.device)
 
 
 class FilterReport:

@@ -36,14 +36,20 @@ class OptimiserConfig:
             raise ValueError(f"final_fraction is a fraction of the peak learning rate, not {self.final_fraction}")
 
 
-def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW on all parameters that learn; weight decay on those with two or more dimensions."""
+def make_optimiser(model: nn.Module, config: OptimiserConfig, *, fused: bool = True) -> torch.optim.AdamW:
+    """AdamW on all parameters that learn; weight decay on those with two or more dimensions.
+
+    Args:
+        model: its parameters
+        config: learning rate, betas, weight decay
+        fused: one kernel for the whole step; False where a loss scaler (float16) must undo its scale before clipping
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
 
 
 def learning_rate_factor(step: int, total_steps: int, config: OptimiserConfig) -> float:
