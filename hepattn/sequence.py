@@ -19,6 +19,8 @@ T = TypeVar("T")
 def _as_lengths(lengths: "Sequence[int] | Tensor") -> Tensor:
     """`(B,)` int64 on the CPU, checked; the caller's own tensor is never changed."""
     tensor = torch.as_tensor(lengths, device="cpu")
+    if not isinstance(lengths, Tensor) and not len(lengths):  # torch takes [] for floats
+        tensor = tensor.to(torch.int64)
     if tensor.ndim != 1 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"lengths must be one integer an event, shape (B,); got {tensor.dtype} {tuple(tensor.shape)}")
     return tensor.to(torch.int64)
@@ -41,6 +43,7 @@ class Layout:
     offsets: Tensor
     total: int
     _cache: dict[object, object] = field(default_factory=dict, repr=False)
+    _traced: bool = field(default_factory=torch.compiler.is_compiling, repr=False)
 
     @classmethod
     def of(cls, lengths: "Lengths", device: torch.device | str, *, total: int | None = None) -> "Layout":
@@ -107,8 +110,11 @@ class Layout:
         return torch.arange(self.total, device=self.device)
 
     def cached(self, key: object, build: Callable[[], T]) -> T:
-        """What `build` returned the first time that `key` was asked for; never cached while a graph is traced."""
-        if torch.compiler.is_compiling():
+        """What `build` returned the first time that `key` was asked for.
+
+        A graph keeps only what belongs to layouts made inside of it: another layout would outlive the graph's tensors.
+        """
+        if torch.compiler.is_compiling() and not self._traced:
             return build()
         if key not in self._cache:
             self._cache[key] = build()

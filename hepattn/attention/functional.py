@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hepattn.attention.backends.base import Call
-from hepattn.attention.backends.registry import choose
+from hepattn.attention.backends.registry import check_backend, choose
 from hepattn.masks.base import Mask
 from hepattn.masks.window import Window
 from hepattn.sequence import Layout, Lengths
@@ -59,11 +59,19 @@ def attend(
         KernelRefusal: the kernel asked for can't do this call; the message says why.
     """
     call = make_call(q, k, v, mask, lengths, kv_lengths, scale, return_lse=return_lse)
-    out, lse = choose(call, backend).run(call)
+    out, lse = choose(call, backend).run(call) if len(q) and len(k) else _nothing(call, backend)
     if return_lse:
         assert lse is not None
         return out, lse
     return out
+
+
+def _nothing(call: Call, backend: str) -> tuple[Tensor, Tensor]:
+    """Without a query or without a key every kernel would give zeros; gradients are zero too."""
+    check_backend(backend)
+    zero = 0 * (call.q.sum() + call.k.sum() + call.v.sum())
+    out = call.q.new_zeros(*call.q.shape[:2], call.v.shape[-1]) + zero
+    return out, torch.full(call.q.shape[:2], -torch.inf, device=call.q.device)
 
 
 def make_call(

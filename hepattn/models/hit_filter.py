@@ -285,16 +285,18 @@ class HitFilter(nn.Module):
             self.train(training)
         return torch.full((len(inside),), float("nan")).masked_scatter(inside, probability)
 
-    def save(self, path: str | Path, note: str = "") -> Path:
+    def save(self, path: str | Path, note: str = "", *, dtype: torch.dtype = torch.float32) -> Path:
         """Weights and configuration as one safetensors file.
 
         Args:
             path: where to; folders are made
             note: one line on how these weights came to be, kept in the file
+            dtype: of the numbers in the file; float16 halves it, and rounds each weight to 3 digits
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        state = self.state_dict()
+        tensors = {name: x.detach().to("cpu", dtype).contiguous() for name, x in state.items()}
         save_file(tensors, path, metadata={"model": "HitFilter", "config": self.config.to_json(), "note": note})
         return path
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hepattn.masks import GlobalTokens, Mask, Window
 
-__all__ = ["CASES", "Case", "tolerance"]
+__all__ = ["CASES", "GPU_CASES", "WINDOWS", "Case", "tolerance"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,15 @@ MASKS = st.one_of(
 )
 LENGTHS = st.lists(st.integers(0, 70), min_size=1, max_size=4).filter(lambda lengths: sum(lengths) > 0)
 CASES = st.builds(Case, LENGTHS, st.integers(1, 3), st.sampled_from([8, 16]), MASKS, st.integers(0, 2**31))
+
+GPU_CASES = st.builds(  # each head dimension and kind of mask is compiled once
+    Case,
+    st.lists(st.integers(0, 400), min_size=1, max_size=4).filter(lambda lengths: sum(lengths) > 0),
+    st.sampled_from([2, 3]),
+    st.just(32),
+    MASKS,
+    st.integers(0, 2**31),
+)
 
 
 def tolerance(dtype: torch.dtype, exact: torch.Tensor, same_dtype: torch.Tensor) -> float:

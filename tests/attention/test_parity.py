@@ -11,7 +11,7 @@ from hepattn.attention.backends.base import Call
 from hepattn.attention.functional import make_call
 from hepattn.attention.reference import attend_reference
 from hepattn.masks import Dense, GlobalTokens, Strided, Window
-from tests.attention.cases import CASES, WINDOWS, Case, tolerance
+from tests.attention.cases import CASES, GPU_CASES, WINDOWS, Case, tolerance
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 CUDA = pytest.param(
@@ -60,8 +60,13 @@ def test_sdpa(dtype: torch.dtype, case: Case) -> None:
 @pytest.mark.parametrize("device", [CUDA])
 @pytest.mark.parametrize("backend", ["flex", "flash", "sdpa", "auto"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@given(CASES)
+@given(GPU_CASES)
 @settings(max_examples=40)
+@example(Case([5, 0, 3], 2, 32, Window(50, wrap=True), 0))  # rings shorter than the window
+@example(Case([129], 2, 32, Window(129, wrap=True), 0))  # n = 2h + 1
+@example(Case([128, 1], 2, 32, Window(129, wrap=True), 0))  # n = 2h
+@example(Case([2000, 1500], 2, 32, Window(256), 0))
+@example(Case([3000], 2, 32, Window(97, wrap=True), 0))
 def test_cuda(device: str, backend: str, dtype: torch.dtype, case: Case) -> None:
     torch.set_float32_matmul_precision("highest")
     q, k, v, _ = case.tensors(dtype, device)
@@ -129,6 +134,21 @@ def test_a_row_without_true_gives_zeros_and_no_gradient() -> None:
     assert q.grad is not None
     assert (q.grad[2] == 0).all()
     assert all(t.grad is not None and t.grad.isfinite().all() for t in (q, k, v))
+
+
+@pytest.mark.parametrize("mask", [None, Window(4), Window(4, wrap=True), GlobalTokens([0])], ids=str)
+@pytest.mark.parametrize(("lengths", "kv_lengths"), [([], None), ([0], None), ([0, 0], None), ([2, 1], [0, 0])])
+def test_nothing_to_attend_to_gives_zeros(mask, lengths, kv_lengths) -> None:  # type: ignore[no-untyped-def]
+    keys = sum(lengths if kv_lengths is None else kv_lengths)
+    mask = None if kv_lengths is not None else mask
+    shapes = ((sum(lengths), 2, 8), (keys, 2, 8), (keys, 2, 16))
+    q, k, v = (torch.randn(shape, requires_grad=True) for shape in shapes)
+    out, lse = attend(q, k, v, mask=mask, lengths=lengths, kv_lengths=kv_lengths, return_lse=True)
+    out.sum().backward()
+    assert out.shape == (sum(lengths), 2, 16)
+    assert (out == 0).all()
+    assert lse.isneginf().all()
+    assert all(t.grad is not None and (t.grad == 0).all() for t in (q, k, v))
 
 
 def test_cross_attention_of_several_events() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from hepattn.attention.backends import flex
 from hepattn.attention.module import record_attention
 from hepattn.attention.reference import attend_reference
 from hepattn.layers import Dense, LayerScale
@@ -239,6 +240,17 @@ def test_a_model_compiled_in_place_serves_all_doors_and_is_copied_uncompiled():
     for copied in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         assert copied._compiled is None
         assert torch.allclose(copied(x).values, expected, atol=1e-6)
+
+
+def test_flex_on_a_cpu_gives_the_same_numbers():
+    if reason := flex.missing("cpu"):
+        pytest.skip(reason)
+    encoder = Encoder(32, 2, 2, mask=Window(16, wrap=True), qk_norm="rms").eval()
+    x = pack(torch.randn(90, 32), [30, 60])
+    expected = encoder(x).values
+    encoder.set_backend("flex")
+    with torch.no_grad():
+        assert torch.allclose(encoder(x).values, expected, atol=1e-5)
 
 
 @pytest.mark.cuda

@@ -43,8 +43,6 @@ def refusal(call: Call) -> str | None:
         return f"takes float32, bfloat16 or float16, got {call.q.dtype}"
     if min(call.q.shape[-1], call.v.shape[-1]) < MIN_HEAD_DIM:
         return f"needs a head dimension of at least {MIN_HEAD_DIM}, got {call.q.shape[-1]}"
-    if not len(call.q) or not len(call.k):
-        return "takes at least one query and one key"
     return None
 
 

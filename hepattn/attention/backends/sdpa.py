@@ -63,7 +63,7 @@ def _event(call: Call, q: Tensor, k: Tensor, v: Tensor, event: int) -> tuple[Ten
 def _rows(call: Call, q: Tensor, k: Tensor, v: Tensor, pairs: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Queries (n, H, D) against keys (m, H, D); `pairs` (n, m) bool. A row without True gives zeros and no gradient."""
     if not len(k) or not len(q):
-        zeros = q.new_zeros(len(q), q.shape[1], v.shape[-1]) + 0 * q.sum()  # keeps the graph: gradients are zero
+        zeros = q.new_zeros(len(q), q.shape[1], v.shape[-1])
         return zeros, torch.full(q.shape[:2], -torch.inf, device=q.device) if call.return_lse else None
     heads = (q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None])
     if pairs is None:
