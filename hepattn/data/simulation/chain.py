@@ -5,6 +5,8 @@ ids and truth come as Arrow tables that ACTS fills.
 """
 
 from collections.abc import Iterable
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -102,7 +104,7 @@ def _algorithms(recipe: Recipe) -> list[Any]:
     geometry = detector().trackingGeometry()
     random = examples.RandomNumbers(seed=recipe.acts_seed())
     fatras = examples.FatrasSimulation(
-        level=level,
+        level=acts.logging.FATAL,  # about one particle an event curls for too many steps, and is dropped
         inputParticles="particles_generated",
         outputParticles="particles_simulated",
         outputSimHits="simhits",
@@ -114,6 +116,7 @@ def _algorithms(recipe: Recipe) -> list[Any]:
         emEnergyLossIonisation=True,
         emEnergyLossRadiation=True,
         emPhotonConversion=True,
+        pMin=recipe.momentum_stop * acts.UnitConstants.GeV,  # ACTS would stop at 0.5 GeV
     )
     config = examples.DigitizationAlgorithm.Config(
         digitizationConfigs=digitisation(),
@@ -167,17 +170,19 @@ def _collector() -> Any:
         def execute(self, context: Any) -> Any:
             store = context.eventStore
             clusters = list(self.handles["clusters"](store))
-            pairs = np.array(list(self.handles["measurement_simhits_map"](store)), dtype=np.int64).reshape(-1, 2)
-            n = len(clusters)
+            pairs = np.fromiter(chain.from_iterable(self.handles["measurement_simhits_map"](store)), np.int64)
+            pairs = pairs.reshape(-1, 2)
+            extents = np.fromiter(chain.from_iterable(map(attrgetter("sizeLoc0", "sizeLoc1"), clusters)), np.int32)
+            extents = extents.reshape(-1, 2)
             self.taken = {
                 "crossings": columns(pyarrow.table(self.handles["table_hits"](store))),
                 "particles": columns(pyarrow.table(self.handles["table_particles"](store))),
                 "clusters": {
                     "measurement": pairs[:, 0],
                     "crossing": pairs[:, 1],
-                    "size_u": np.fromiter((c.sizeLoc0 for c in clusters), np.int32, n),
-                    "size_v": np.fromiter((c.sizeLoc1 for c in clusters), np.int32, n),
-                    "charge": np.fromiter((c.sumActivations() for c in clusters), np.float64, n),
+                    "size_u": extents[:, 0],
+                    "size_v": extents[:, 1],
+                    "charge": np.fromiter(map(examples.Cluster.sumActivations, clusters), np.float64, len(clusters)),
                 },
             }
             return examples.ProcessCode.SUCCESS

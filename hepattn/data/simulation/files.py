@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from hepattn.data.parquet import write_parquet
 from hepattn.data.schema import Event
@@ -87,6 +86,8 @@ def write_csv(path: Path, event: Event) -> None:
 
     The truth names the particle of each hit and nothing else; there are no cells.
     """
+    import pandas as pd
+
     hits, particles = event.hits, event.particles
     if particles is None or hits.particle is None:
         raise ValueError(f"event {event.event_id} has no truth to write")

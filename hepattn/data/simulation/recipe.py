@@ -32,6 +32,8 @@ class Recipe:
     """Standard deviations of the collisions' places in x, y, z."""
     pt_min: float = 0.15
     eta_max: float = 4.0
+    momentum_stop: float = 0.1
+    """Particles are followed down to this momentum."""
     decay_length: float = 1000.0
     """Particles with a proper decay length c tau0 up to this are decayed by the generator; the others are stable."""
     vertex_r_max: float = 1000.0

@@ -1,0 +1,23 @@
+"""`python -m hepattn.bench NAME [options]`: measures one thing, both sides in one run, and prints a table."""
+
+import sys
+from importlib import import_module
+
+BENCHES = {
+    "local-cpu": ("hepattn.bench.local_cpu", "windowed attention on a CPU against dense-mask SDPA and flex"),
+    "masks": ("hepattn.bench.masks", "block masks from intervals against create_block_mask"),
+    "simulate": ("hepattn.bench.simulate", "seconds an event of the simulator, and its events against TrackML's"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Runs the bench that the first word names; without one, lists them."""
+    if argv and argv[0] in BENCHES:
+        return int(import_module(BENCHES[argv[0]][0]).main(argv[1:]) or 0)
+    listing = "\n".join(f"  {name:<12}{what}" for name, (_, what) in BENCHES.items())
+    sys.stdout.write(f"usage: python -m hepattn.bench NAME [--help]\n{listing}\n")
+    return 0 if not argv or argv[0] in ("-h", "--help") else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
