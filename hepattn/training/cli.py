@@ -12,6 +12,7 @@ A configuration is looked for as a file first, then by its bare name among those
 """
 
 import argparse
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from hepattn.training.callbacks import CheckpointOnInterrupt, ExportWeights, LastCheckpoint, ScoreWriter, Speed
 from hepattn.training.data import EventDataModule
-from hepattn.training.module import HitFilterModule
+from hepattn.training.module import HitFilterModule, read_checkpoint
 
 COMMANDS = ("fit", "validate", "test", "predict")
 NOT_OURS = (
@@ -82,30 +83,62 @@ class FilterTrainer(Trainer):
 class FilterCLI(LightningCLI):
     """LightningCLI with the checks that must come before any work."""
 
+    checkpoint: dict[str, Any] | None = None
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Seeds are on by default, so that two equal commands give equal numbers."""
         parser.set_defaults({"seed_everything": 1})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Only the given arguments count, whatever `sys.argv` holds."""
+        """Only the given arguments count, whatever `sys.argv` holds; the checkpoint is read before anyone else does.
+
+        Raises:
+            ValueError: the checkpoint is of something else
+            FileNotFoundError: it isn't there
+        """
         self.config = parser.parse_args(args)
+        path = self._settings().get("ckpt_path")
+        self.checkpoint = None if path is None or path in {"best", "last", "hpc"} else read_checkpoint(path)
+
+    def _settings(self) -> Any:
+        return self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
 
     def before_instantiate_classes(self) -> None:
-        """Refuses a missing checkpoint, and to test or apply a filter of random weights.
+        """Refuses to test or apply a filter of random weights.
 
         Raises:
             ValueError: nothing was given to test or apply
-            FileNotFoundError: the checkpoint isn't there
         """
-        config = self.config[self.subcommand] if self.subcommand else self.config
-        path = config.get("ckpt_path")
-        if path is not None and path not in {"best", "last", "hpc"} and not Path(path).is_file():
-            raise FileNotFoundError(f"there is no checkpoint at {path}")
-        if self.subcommand not in {None, "fit"} and path is None and config["model"].get("weights") is None:
+        config = self._settings()
+        if self.subcommand not in {None, "fit"} and not config.get("ckpt_path") and not config["model"].get("weights"):
             raise ValueError(
                 f"{self.subcommand} needs a trained filter: "
                 "give --ckpt_path FILE.ckpt or --model.weights FILE.safetensors"
             )
+
+    def before_fit(self) -> None:
+        """Opens the events, before the trainer makes folders: a wrong path leaves nothing behind."""
+        self.model.check_end(self.trainer)
+        self._open("fit")
+
+    def before_validate(self) -> None:
+        """The same."""
+        self._open("validate")
+
+    def before_test(self) -> None:
+        """The same."""
+        self._open("test")
+
+    def before_predict(self) -> None:
+        """The same; scores are all that is written."""
+        self._open("predict")
+        self.trainer.logger = None
+
+    def _open(self, stage: str) -> None:
+        if self.checkpoint is not None:
+            self.model.on_load_checkpoint(self.checkpoint)  # refuses another filter's
+        self.datamodule.read_for(self.model.model.config)
+        self.datamodule.setup(stage)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -121,6 +154,8 @@ def main(argv: Sequence[str]) -> int:
         ValueError: a setting, file or folder that can't be used, in one sentence
     """
     arguments = resolve_configs(argv)
+    talk = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    talk.addFilter(_worth_saying)
     try:
         with warnings.catch_warnings():
             for message in NOT_OURS:
@@ -135,7 +170,15 @@ def main(argv: Sequence[str]) -> int:
             )
     except argparse.ArgumentError as error:
         raise ValueError(_sentence(error)) from error
+    finally:
+        talk.removeFilter(_worth_saying)
     return 0
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """False for advertisements, and for what concerns the program and not who uses it."""
+    words = record.getMessage()
+    return "Tip: For seamless" not in words and not words.startswith(("`weights_only` was not set", "Loading `train"))
 
 
 def resolve_configs(argv: Sequence[str]) -> list[str]:

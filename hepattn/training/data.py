@@ -6,21 +6,32 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
 from hepattn.data.dataset import Augmentation, EventStream, HitBatch, HitDataset, collate, hit_batch
 from hepattn.data.features import DEFAULT_FEATURES
 from hepattn.data.schema import Event, Selection
 from hepattn.data.sources import open_events
+from hepattn.models.hit_filter import HitFilterConfig
 
 
 class StreamLoader(DataLoader[HitBatch]):
     """Counts the batches it has given of an `EventStream`, so that a resumed training goes on with the next."""
 
     consumed = 0
+    _stream: Iterator[HitBatch] | None = None
 
     def __iter__(self) -> Iterator[HitBatch]:  # type: ignore[override]
-        """Batches from the first one not yet given, without an end: whoever trains decides when to stop."""
+        """Batches from the first one not yet given, without an end: whoever trains decides when to stop.
+
+        It is the same iterator each time, so that worker processes live as long as the training, not for one pass.
+        """
+        if self._stream is None:
+            self._stream = self._batches()
+        return self._stream
+
+    def _batches(self) -> Iterator[HitBatch]:
         assert isinstance(self.batch_sampler, EventStream)
         self.batch_sampler.start = self.consumed
         for batch in super().__iter__():
@@ -34,6 +45,7 @@ class StreamLoader(DataLoader[HitBatch]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on after that many batches."""
         self.consumed = state["consumed"]
+        self._stream = None
 
 
 class EventDataModule(pl.LightningDataModule):
@@ -88,19 +100,24 @@ class EventDataModule(pl.LightningDataModule):
         self._consumed = 0
         self._loader: StreamLoader | None = None
 
+    def read_for(self, config: HitFilterConfig | None) -> None:
+        """Takes features and selection from a filter's configuration, where they were not given."""
+        if self.features is None:
+            self.features = DEFAULT_FEATURES if config is None else config.features
+        if self.selection is None:
+            self.selection = Selection() if config is None else config.selection
+
     def setup(self, stage: str | None = None) -> None:
         """Opens the events and splits them; says on the screen what there is.
 
         Raises:
             ValueError: no usable event
         """
-        config = getattr(getattr(getattr(self.trainer, "lightning_module", None), "model", None), "config", None)
-        if self.features is None:
-            self.features = DEFAULT_FEATURES if config is None else config.features
-        if self.selection is None:
-            self.selection = Selection() if config is None else config.selection
+        model = getattr(getattr(self.trainer, "lightning_module", None), "model", None)
+        self.read_for(getattr(model, "config", None))
         if stage == "predict":
-            self._events["predict"] = self._open(self.path, truth=False)
+            if "predict" not in self._events:
+                self._events["predict"] = self._open(self.path, truth=False)
             return
         if "train" in self._events:
             return
@@ -110,7 +127,8 @@ class EventDataModule(pl.LightningDataModule):
         if test + validation >= len(events) and len(events) > 1:
             raise ValueError(
                 f"{len(events)} events in {self.path} are not enough for {validation} to validate and {test} to test "
-                "and one to train on: change data.validation and data.test"
+                "and one to train on: hold out fewer, for instance with --data.validation 1 --data.test "
+                f"{min(len(events) - 2, 1)}"
             )
         if len(events) == 1:
             self._say(
@@ -161,7 +179,7 @@ class EventDataModule(pl.LightningDataModule):
         return check
 
     def _say(self, sentence: str) -> None:
-        if self.trainer is None or self.trainer.is_global_zero:
+        if getattr(rank_zero_only, "rank", 0) == 0:
             sys.stderr.write(f"{sentence}\n")
 
     def _dataset(self, part: str) -> HitDataset:

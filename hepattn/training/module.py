@@ -4,7 +4,9 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import pytorch_lightning as pl
@@ -108,6 +110,7 @@ class HitFilterModule(pl.LightningModule):
             folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "test.json").write_text(json.dumps(report.record(), indent=1) + "\n")
+            sys.stdout.write(f"the same as numbers in {folder / 'test.json'}\n")
 
     @override
     def predict_step(self, batch: HitBatch, batch_idx: int = 0) -> tuple[HitBatch, Tensor]:
@@ -122,12 +125,19 @@ class HitFilterModule(pl.LightningModule):
         """
         if self.optimiser_config.total_steps is not None:
             return self.optimiser_config.total_steps
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
+        self.check_end(self.trainer)
+        return int(self.trainer.estimated_stepping_batches)
+
+    def check_end(self, trainer: pl.Trainer) -> None:
+        """Refuses a training without an end, whose schedule can't be known.
+
+        Raises:
+            ValueError: neither the trainer nor the configuration says how many steps
+        """
+        if self.optimiser_config.total_steps is None and trainer.max_steps == -1 and trainer.max_epochs == -1:
             raise ValueError(
                 "the schedule needs an end: set trainer.max_steps, trainer.max_epochs or model.optimiser.total_steps"
             )
-        return int(steps)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -230,6 +240,27 @@ def scored_events(batch: HitBatch, scores: Tensor) -> list[ScoredEvent]:
     ]
 
 
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a training checkpoint (.ckpt) of a hit filter holds, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file
+        ValueError: the file is something else
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    other = f"{path} is no checkpoint of a hit filter"
+    if not is_zipfile(path):
+        raise ValueError(other)
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError) as error:
+        raise ValueError(other) from error
+    if not isinstance(checkpoint, dict) or "hit_filter" not in checkpoint:
+        raise ValueError(other)
+    return checkpoint
+
+
 def load_checkpoint(path: str | Path, *, backend: str = "auto") -> HitFilter:
     """The hit filter in a training checkpoint (.ckpt), in evaluation mode, on the CPU.
 
@@ -237,11 +268,7 @@ def load_checkpoint(path: str | Path, *, backend: str = "auto") -> HitFilter:
         FileNotFoundError: there is no such file
         ValueError: the checkpoint is of something else
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint at {path}")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    if "hit_filter" not in checkpoint:
-        raise ValueError(f"{path} is no checkpoint of a hit filter")
+    checkpoint = read_checkpoint(path)
     model = HitFilter(HitFilterConfig.from_json(checkpoint["hit_filter"]), backend=backend)
     weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
     model.load_state_dict(weights)

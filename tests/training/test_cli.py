@@ -10,6 +10,7 @@ import yaml
 from pytorch_lightning import Callback
 from torch.utils.data import DataLoader
 
+import hepattn.cli
 from hepattn.data import open_events, write_parquet
 from hepattn.models.hit_filter import HitFilter
 from hepattn.training import EventDataModule, HitFilterModule, cli, load_checkpoint
@@ -51,6 +52,7 @@ def test_fit_then_test_then_predict(toy_config, toy_folder, tmp_path, capsys):
     table = pd.read_parquet(scores)
     assert list(table.columns) == ["event_id", "hit", "score"]
     assert len(table) == 10 * 72
+    assert not run(tmp_path, 2).exists()
     first = torch.tensor(table[table.event_id == 4].score.to_numpy())
     torch.testing.assert_close(first, saved.score(open_events(toy_folder)[4]))
 
@@ -70,8 +72,8 @@ class Stop(Callback):
 
 @pytest.mark.parametrize(
     ("stop", "batch_size", "workers", "summed"),
-    [(2, 1, 0, 1), (3, 1, 0, 1), (6, 1, 0, 1), (7, 4, 0, 1), (4, 4, 2, 1), (5, 1, 0, 2)],
-    ids=["between", "at validation", "at the end of a pass", "batches", "workers", "summed gradients"],
+    [(2, 1, 0, 1), (4, 4, 0, 1), (3, 4, 2, 1), (5, 1, 0, 2)],
+    ids=["inside a pass", "at its end", "workers, at a validation", "summed gradients"],
 )
 def test_interrupted_and_resumed_is_the_same_bit_for_bit(
     toy_config, tmp_path, stop, batch_size, workers, summed, monkeypatch
@@ -147,10 +149,38 @@ def test_equal_commands_give_equal_numbers(toy_config, tmp_path):
         (["--trainer.max_steps", "-1", "--trainer.max_epochs", "-1"], "needs an end"),
     ],
 )
-def test_bad_settings_are_one_sentence_before_any_work(toy_config, arguments, words):
+def test_bad_settings_are_one_sentence_before_any_work(toy_config, tmp_path, arguments, words):
     with pytest.raises((ValueError, OSError), match=words) as error:
         cli.main(["fit", "--config", str(toy_config), *arguments])
     assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == [toy_config]
+
+
+@pytest.mark.parametrize("words", ["model: [1\n", "data: {pth: x}\n", "hello\n", ""])
+def test_a_bad_file_is_one_sentence_and_status_2(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(words)
+    assert hepattn.cli.main(["filter", "fit", "--config", "bad.yaml", "--trainer.fast_dev_run", "1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "predict"])
+def test_a_file_that_is_no_checkpoint(toy_config, tmp_path, command):
+    other = tmp_path / "other.ckpt"
+    for write in (lambda: other.write_text("junk"), lambda: torch.save({"state_dict": {}}, other)):
+        write()
+        with pytest.raises(ValueError, match=r"other\.ckpt is no checkpoint of a hit filter"):
+            cli.main([command, "--config", str(toy_config), "--ckpt_path", str(other)])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("events", "advice"), [(2, ("1", "0")), (3, ("1", "1"))])
+def test_too_few_events_and_the_advice_works(toy_config, toy_folder, events, advice):
+    common = ["fit", "--config", str(toy_config), "--trainer.fast_dev_run", "1", "--data.limit", str(events)]
+    with pytest.raises(ValueError, match=f"--data.validation {advice[0]} --data.test {advice[1]}$"):
+        cli.main(common)
+    assert cli.main([*common, "--data.validation", advice[0], "--data.test", advice[1]]) == 0
 
 
 def test_bad_keys_in_a_file(toy_config):
@@ -172,6 +202,7 @@ def test_checkpoint_of_another_filter(toy_config, tmp_path):
     last = run(tmp_path) / "checkpoints" / "last.ckpt"
     with pytest.raises(ValueError, match="window 8 instead of 4"):
         cli.main(["test", "--config", str(toy_config), "--ckpt_path", str(last), "--model.network.window", "4"])
+    assert not run(tmp_path, 1).exists()
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         load_checkpoint(tmp_path / "none.ckpt")
 
