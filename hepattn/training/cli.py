@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
 from hepattn.training.callbacks import CheckpointOnInterrupt, ExportWeights, LastCheckpoint, ScoreWriter, Speed
@@ -78,6 +78,15 @@ class FilterTrainer(Trainer):
         elif kwargs.get("logger") is None or kwargs.get("logger") is True:
             kwargs["logger"] = CSVLogger(kwargs.get("default_root_dir") or ".", name="hit_filter")
         super().__init__(*args, callbacks=[*ours, *given], **kwargs)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml beside what a run writes; `predict` writes scores and nothing else."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes it."""
+        if stage != "predict":
+            super().setup(trainer, pl_module, stage)
 
 
 class FilterCLI(LightningCLI):
@@ -154,8 +163,10 @@ def main(argv: Sequence[str]) -> int:
         ValueError: a setting, file or folder that can't be used, in one sentence
     """
     arguments = resolve_configs(argv)
-    talk = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    talk.addFilter(_worth_saying)
+    names = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.cloud_io")
+    talk = [logging.getLogger(name) for name in names]
+    for logger in talk:
+        logger.addFilter(_worth_saying)
     try:
         with warnings.catch_warnings():
             for message in NOT_OURS:
@@ -164,6 +175,7 @@ def main(argv: Sequence[str]) -> int:
                 HitFilterModule,
                 EventDataModule,
                 trainer_class=FilterTrainer,
+                save_config_callback=SaveConfig,
                 save_config_kwargs={"overwrite": True},
                 parser_kwargs={"exit_on_error": False, **{name: {"exit_on_error": False} for name in COMMANDS}},
                 args=arguments,
@@ -171,7 +183,8 @@ def main(argv: Sequence[str]) -> int:
     except argparse.ArgumentError as error:
         raise ValueError(_sentence(error)) from error
     finally:
-        talk.removeFilter(_worth_saying)
+        for logger in talk:
+            logger.removeFilter(_worth_saying)
     return 0
 
 

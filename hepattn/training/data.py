@@ -1,13 +1,14 @@
 """Events for training, validation, test and prediction, from the sample or from any folder of events."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from hepattn.data.dataset import Augmentation, EventStream, HitBatch, HitDataset, collate, hit_batch
 from hepattn.data.features import DEFAULT_FEATURES
@@ -20,7 +21,7 @@ class StreamLoader(DataLoader[HitBatch]):
     """Counts the batches it has given of an `EventStream`, so that a resumed training goes on with the next."""
 
     consumed = 0
-    _stream: Iterator[HitBatch] | None = None
+    _stream: Generator[HitBatch, None, None] | None = None
 
     def __iter__(self) -> Iterator[HitBatch]:  # type: ignore[override]
         """Batches from the first one not yet given, without an end: whoever trains decides when to stop.
@@ -31,7 +32,7 @@ class StreamLoader(DataLoader[HitBatch]):
             self._stream = self._batches()
         return self._stream
 
-    def _batches(self) -> Iterator[HitBatch]:
+    def _batches(self) -> Generator[HitBatch, None, None]:
         assert isinstance(self.batch_sampler, EventStream)
         self.batch_sampler.start = self.consumed
         for batch in super().__iter__():
@@ -44,8 +45,14 @@ class StreamLoader(DataLoader[HitBatch]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on after that many batches."""
+        self.close()
         self.consumed = state["consumed"]
-        self._stream = None
+
+    def close(self) -> None:
+        """Ends the worker processes, at once and not when the garbage collector comes by."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
 
 class EventDataModule(pl.LightningDataModule):
@@ -146,7 +153,8 @@ class EventDataModule(pl.LightningDataModule):
         for part, path in (("validation", self.validation_path), ("test", self.test_path)):
             if path:
                 self._events[part] = self._open(path)
-        self._say(", ".join(f"{len(part)} events for {name}" for name, part in self._events.items()))
+        counts = {name: len(part) for name, part in self._events.items()}
+        self._say(", ".join(f"{n} {'event' if n == 1 else 'events'} for {name}" for name, n in counts.items()))
 
     def _open(self, path: str, *, truth: bool = True) -> Sequence[Event]:
         """The usable events of `path`; what is left out is said, with the reason."""
@@ -227,6 +235,17 @@ class EventDataModule(pl.LightningDataModule):
 
     def _pin(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    @override
+    def teardown(self, stage: str) -> None:
+        """Ends the workers of training."""
+        if self._loader is not None:
+            self._loader.close()
+
+    @override
+    def on_exception(self, exception: BaseException) -> None:
+        """The same after Ctrl-C or an error."""
+        self.teardown("fit")
 
     def state_dict(self) -> dict[str, int]:
         """How far the stream of training batches was read."""

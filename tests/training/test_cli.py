@@ -53,6 +53,7 @@ def test_fit_then_test_then_predict(toy_config, toy_folder, tmp_path, capsys):
     assert list(table.columns) == ["event_id", "hit", "score"]
     assert len(table) == 10 * 72
     assert not run(tmp_path, 2).exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["hit_filter"]
     first = torch.tensor(table[table.event_id == 4].score.to_numpy())
     torch.testing.assert_close(first, saved.score(open_events(toy_folder)[4]))
 
