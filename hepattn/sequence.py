@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "Lengths", "Packed"]
+__all__ = ["Layout", "Lengths", "Packed", "run_of"]
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ class Layout:
     @property
     def event(self) -> Tensor:
         """`(T,)` int64: which event each token belongs to."""
-        return self.cached("event", lambda: torch.searchsorted(self.offsets[1:].contiguous(), self._token, right=True))
+        return self.cached("event", lambda: run_of(self.offsets, self._token))
 
     @property
     def position(self) -> Tensor:
@@ -122,6 +122,15 @@ class Layout:
 
 
 Lengths = Layout | Sequence[int] | Tensor | None
+
+
+def run_of(offsets: Tensor, index: Tensor) -> Tensor:
+    """Which run each index lies in; `offsets` (R + 1,) are the first indices of runs, and the end of the last.
+
+    All offsets are searched, the 0 too: the graphs of torch 2.11 search a slice such as `offsets[1:]` from its tensor's
+    start.
+    """
+    return torch.searchsorted(offsets, index, right=True) - 1
 
 
 def _brief(lengths: Tensor) -> str:

@@ -9,36 +9,33 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from hepattn.masks.base import Mask, MaskMod, Place, Span
-from hepattn.sequence import Layout
+from hepattn.sequence import Layout, run_of
 
 __all__ = ["block_mask", "block_relation"]
 
 
 class _Segments:
-    """Runs of tokens that lie in one event and in one block."""
+    """Runs of tokens that lie in one event and in one block; some are empty, so that their number is no value."""
 
     def __init__(self, layout: Layout, size: int) -> None:
         device = layout.device
-        ends = layout.offsets[1:]
         self.blocks = -(-layout.total // size)
         edges = torch.arange(0, layout.total, size, device=device)
-        first = torch.cat([edges, layout.offsets[:-1]]).unique()  # sorted; also the start of each event
-        first = first[first < layout.total]
-        last = torch.cat([first[1:], first.new_tensor([layout.total])]) - 1
-        self.event = torch.searchsorted(ends.contiguous(), first, right=True)
+        first = torch.cat([edges, layout.offsets[:-1]]).sort().values
+        last = torch.cat([first[1:], layout.offsets[-1:]]) - 1
+        self.filled = last >= first
+        first = first.clamp(max=layout.total - 1)
+        self.event = run_of(layout.offsets, first)
         start = layout.offsets[self.event]
         self.block = first // size
         self.span = Span(first - start, last - start)
-        self.covered = torch.zeros(self.blocks, dtype=torch.int64, device=device).index_add_(
-            0, self.block, last - first + 1
-        )
 
 
-def _gather(relation: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
-    """How many segment pairs of each block pair are True."""
-    counts = relation.to(torch.int32)
-    by_row = counts.new_zeros(shape[0], relation.shape[1]).index_add_(0, rows, counts)
-    return counts.new_zeros(shape).index_add_(1, columns, by_row)
+def _any(relation: Tensor, q: _Segments, k: _Segments) -> Tensor:
+    """`(query blocks, key blocks)`: whether a pair of filled segments is True."""
+    counts = (relation & q.filled[:, None] & k.filled[None, :]).to(torch.int32)
+    by_row = counts.new_zeros(q.blocks, counts.shape[1]).index_add(0, q.block, counts)
+    return by_row.new_zeros(q.blocks, k.blocks).index_add(1, k.block, by_row) > 0
 
 
 def block_relation(
@@ -60,10 +57,9 @@ def block_relation(
         n_q, n_k = queries.offsets.diff()[q.event][:, None], keys.offsets.diff()[q.event][:, None]
         some, every = mask.relate(row, column, Place(n_q, n_k, q.event[:, None]))
         some, every = some & same, every & same
-    shape = (q.blocks, k.blocks)
-    whole = _gather(torch.ones_like(same), q.block, k.block, shape) == _gather(every, q.block, k.block, shape)
-    full = (q.covered == q_size)[:, None] & (k.covered == k_size)[None, :]  # the last block may be cut short
-    return _gather(some, q.block, k.block, shape) > 0, whole & full
+    rows, columns = (torch.arange(n, device=queries.device) for n in (q.blocks, k.blocks))
+    whole = ((rows + 1) * q_size <= queries.total)[:, None] & ((columns + 1) * k_size <= keys.total)[None, :]
+    return _any(some, q, k), ~_any(~every, q, k) & whole  # the last block may be cut short
 
 
 def block_mask(mask: Mask | None, queries: Layout, keys: Layout, size: int = 128) -> BlockMask:
@@ -71,7 +67,10 @@ def block_mask(mask: Mask | None, queries: Layout, keys: Layout, size: int = 128
 
     It takes the place of `create_block_mask`, which evaluates all N x N pairs at every call.
     """
-    return queries.cached(("block mask", mask, keys, size), lambda: _build(mask, queries, keys, size))
+    if keys is not queries and torch.compiler.is_compiling():  # a graph can't look up a layout
+        return _build(mask, queries, keys, size)
+    against = None if keys is queries else keys
+    return queries.cached(("block mask", mask, against, size), lambda: _build(mask, queries, keys, size))
 
 
 def _build(mask: Mask | None, queries: Layout, keys: Layout, size: int) -> BlockMask:

@@ -183,6 +183,8 @@ class Encoder(nn.Module):
 
     def encode(self, x: Tensor, layout: Layout) -> Tensor:
         """The packed corridor: x (T, dim) with the layout of its events -> (T, dim)."""
+        if torch.compiler.is_compiling():
+            layout = Layout(layout.lengths, layout.offsets, x.shape[0])  # a graph's own keeps what layers share
         first_value: Tensor | None = None
         for layer in self.layers:
             x, value = layer(x, layout, self.mask, first_value)

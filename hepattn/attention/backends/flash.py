@@ -94,18 +94,28 @@ def _torch_varlen(x: Varlen) -> tuple[Tensor, Tensor]:
     return out, lse.transpose(0, 1)  # (H, T), whatever its docstring says
 
 
+DOORS = {  # fastest first: the module to look for
+    "flash_attn.cute": Door("flash-attn-4", _fa4),
+    "flash_attn_interface": Door("flash-attn-3", _fa3),
+    "flash_attn.flash_attn_interface": Door("flash-attn-2", _fa2),
+    "torch.nn.attention.varlen": Door("torch varlen", _torch_varlen),
+}
+
+
 @cache
+def _find() -> str | None:
+    return next((module for module in DOORS if _has(module)), None)
+
+
+@torch.compiler.assume_constant_result
+def _installed() -> str | None:
+    return _find()
+
+
 def door() -> Door | None:
     """The fastest flash kernel that is installed (nothing is imported to find out)."""
-    if _has("flash_attn.cute"):
-        return Door("flash-attn-4", _fa4)
-    if _has("flash_attn_interface"):
-        return Door("flash-attn-3", _fa3)
-    if _has("flash_attn.flash_attn_interface"):
-        return Door("flash-attn-2", _fa2)
-    if _has("torch.nn.attention.varlen"):
-        return Door("torch varlen", _torch_varlen)
-    return None
+    module = _installed()
+    return None if module is None else DOORS[module]
 
 
 def missing(device: str) -> str | None:

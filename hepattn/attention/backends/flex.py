@@ -23,9 +23,14 @@ GRAPHS = 64
 
 
 @cache
+def _compiler() -> str | None:
+    return shutil.which("g++") or shutil.which("clang++")
+
+
+@torch.compiler.assume_constant_result
 def missing(device: str) -> str | None:
     """Why this device can't run the kernel at all, or None."""
-    if device == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
+    if device == "cpu" and _compiler() is None:
         return "needs a C++ compiler (g++ or clang++) on a CPU, and none was found"
     return None
 

@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from hepattn.attention.backends.base import Call
 from hepattn.masks.window import Window
-from hepattn.sequence import Layout
+from hepattn.sequence import Layout, run_of
 
 __all__ = ["BlockPlan", "block_size", "local_attention"]
 
@@ -62,7 +62,7 @@ def _plan(layout: Layout, window: Window, block: int) -> BlockPlan:
     count = layout.total // block + layout.batch * (1 + 2 * ahead) - 2 * ahead
 
     def locate(first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        event = torch.searchsorted(start[1:].contiguous(), first, right=True).clamp(max=layout.batch - 1)
+        event = run_of(start, first).clamp(max=layout.batch - 1)
         return (first - start[event]) * block, lengths[event], layout.offsets[event]
 
     inside = torch.arange(block, device=device)
