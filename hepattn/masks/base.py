@@ -19,7 +19,7 @@ class Place:
     """The sizes at a pair of tokens: everything that a mask may ask besides two positions.
 
     Attributes:
-        queries, keys: the number of queries and keys of the event that the pair lies in (integers, or int64 tensors
+        queries, keys: the number of queries and keys of the event that the pair lies in (integers, or integer tensors
             that broadcast with the positions).
         event: index of the event in the batch (likewise).
     """
@@ -94,29 +94,34 @@ class Mask(ABC):
 class MaskMod:
     """FlexAttention's `mask_mod` for packed events: same event, and allowed by the mask inside it.
 
-    What differs from event to event are tables over queries that the kernel reads, so other lengths need no new kernel.
+    What differs from event to event are int32 tables over queries that the kernel reads (for a single event, scalars on
+    the device), so other lengths need no new kernel, and the arithmetic in the kernel's inner loop stays in 32 bits.
     There is no table over keys: a key is compared with the range of its query's event (torch 2.13's CPU kernel does not
     compile with a table over keys and dynamic shapes).
     """
 
     def __init__(self, mask: Mask | None, queries: Layout, keys: Layout) -> None:
         self.mask = mask
-        event = queries.event
-        self.q_event = event
-        self.q_start = queries.offsets[event]
-        self.q_first_key = keys.offsets[event]
-        self.q_queries = queries.offsets.diff()[event]
-        self.q_keys = keys.offsets.diff()[event]
+        self.single = queries.batch == 1
+        starts = [layout.offsets.to(torch.int32) for layout in (queries, keys)]
+        if self.single:
+            self.n_queries, self.n_keys = (start[1] for start in starts)
+            return
+        self.event = queries.event.to(torch.int32)
+        self.first_query, self.first_key = (start[queries.event] for start in starts)
+        self.n_queries, self.n_keys = (start.diff()[queries.event] for start in starts)
 
     def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG002  (flex's signature)
         """Bool: packed query q may attend to packed key k, in every batch entry b and head h."""
-        position = k - self.q_first_key[q]
-        count = self.q_keys[q]
+        if self.single:
+            place = Place(self.n_queries, self.n_keys, 0)
+            return (q >= 0) & (k >= 0) if self.mask is None else self.mask.allowed(q, k, place)
+        position, count = k - self.first_key[q], self.n_keys[q]
         same = (position >= 0) & (position < count)
         if self.mask is None:
             return same
-        place = Place(self.q_queries[q], count, self.q_event[q])
-        return same & self.mask.allowed(q - self.q_start[q], position, place)
+        place = Place(self.n_queries[q], count, self.event[q])
+        return same & self.mask.allowed(q - self.first_query[q], position, place)
 
 
 def check_size(name: str, size: int) -> None:

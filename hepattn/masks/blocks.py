@@ -47,7 +47,8 @@ def block_relation(
     `every` is True only where all pairs of two whole blocks may.
     """
     q_size, k_size = (size, size) if isinstance(size, int) else size
-    q, k = _Segments(queries, q_size), _Segments(keys, k_size)
+    q = _Segments(queries, q_size)
+    k = q if keys is queries and k_size == q_size else _Segments(keys, k_size)
     same = q.event[:, None] == k.event[None, :]
     if mask is None:
         some = every = same
@@ -75,22 +76,28 @@ def block_mask(mask: Mask | None, queries: Layout, keys: Layout, size: int = 128
 
 def _build(mask: Mask | None, queries: Layout, keys: Layout, size: int) -> BlockMask:
     some, every = block_relation(mask, queries, keys, size)
-    partial = some & ~every
-    number, indices = _ordered(partial)
-    full_number, full_indices = _ordered(every)
-    return BlockMask.from_kv_blocks(
-        number,
-        indices,
-        full_number,
-        full_indices,
+    blocks = torch.stack([some & ~every, every]).to(torch.int8)
+    # the other way round, for gradients, is built here too: from_kv_blocks takes milliseconds to find it out
+    (partial, full), (partial_back, full_back) = _ordered(blocks), _ordered(blocks.mT.contiguous())
+    return BlockMask(
+        seq_lengths=(queries.total, keys.total),
+        kv_num_blocks=partial[0],
+        kv_indices=partial[1],
+        full_kv_num_blocks=full[0],
+        full_kv_indices=full[1],
+        q_num_blocks=partial_back[0],
+        q_indices=partial_back[1],
+        full_q_num_blocks=full_back[0],
+        full_q_indices=full_back[1],
         BLOCK_SIZE=(size, size),
         mask_mod=MaskMod(mask, queries, keys),
-        seq_lengths=(queries.total, keys.total),
     )
 
 
-def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """`(1, 1, rows)` count of True and `(1, 1, rows, columns)` their columns first, both int32."""
-    number = blocks.sum(1, dtype=torch.int32)
-    indices = blocks.to(torch.int8).argsort(dim=1, descending=True, stable=True).to(torch.int32)
-    return number[None, None], indices[None, None]
+def _ordered(blocks: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """For each of the maps (maps, rows, columns) of 0 and 1: `(1, 1, rows)` number of ones, and `(1, 1, rows, columns)`
+    the columns that have them first; int32.
+    """
+    numbers = blocks.sum(2, dtype=torch.int32)
+    indices = blocks.argsort(dim=2, descending=True, stable=True).to(torch.int32)
+    return [(n[None, None], i[None, None]) for n, i in zip(numbers, indices, strict=True)]

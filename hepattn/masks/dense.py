@@ -59,7 +59,7 @@ class Dense(Mask):
         flat = torch.cat([t.reshape(-1) for t in self.tensors]).to(device)
         sizes = torch.tensor([0, *(t.numel() for t in self.tensors)][:-1], device=device)
         base = sizes.cumsum(0)[place.event]
-        return flat[base + query * place.keys + key]
+        return flat[base + query.to(torch.int64) * place.keys + key]
 
     @override
     def relate(self, query: Span, key: Span, place: Place) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,9 @@
 """Local window for cross-attention between sequences of different length."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -41,7 +43,7 @@ class Strided(Mask):
 
     @override
     def allowed(self, query: Tensor, key: Tensor, place: Place) -> Tensor:
-        few, many, i, j = place.queries, place.keys, query, key
+        few, many, i, j = (_wide(x) for x in (place.queries, place.keys, query, key))
         if self.transposed:
             few, many, i, j = many, few, key, query
         # |j - i N / Q| <= size / 2, multiplied by 2 Q
@@ -66,3 +68,8 @@ class Strided(Mask):
         assert some is not None
         assert every is not None
         return some, every
+
+
+def _wide(x: int | Tensor) -> Any:
+    """int64: products of two positions need not fit into 32 bits."""
+    return x.to(torch.int64) if isinstance(x, Tensor) else x

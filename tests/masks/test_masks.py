@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import BlockMask
 
 from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
 from hepattn.masks.blocks import block_mask, block_relation
@@ -150,6 +151,29 @@ def test_block_mask_is_kept_for_a_layout_only() -> None:
     assert block_mask(Window(64), layout, layout) is first
     assert block_mask(Window(65, wrap=True), layout, layout) is not first
     assert block_mask(Window(64), other, other) is not first
+
+
+@pytest.mark.parametrize("mask", [Window(64, wrap=True), Window(16) | GlobalTokens([0]), None], ids=str)
+@pytest.mark.parametrize("lengths", [[700], [300, 0, 500]])
+def test_block_mask_holds_both_directions(mask: Mask | None, lengths: list[int]) -> None:
+    """What the backward pass reads, the blocks of each key, is what torch finds from the blocks of each query."""
+    layout = Layout.of(lengths, "cpu")
+    ours = block_mask(mask, layout, layout)
+    theirs = BlockMask.from_kv_blocks(
+        ours.kv_num_blocks, ours.kv_indices, ours.full_kv_num_blocks, ours.full_kv_indices, BLOCK_SIZE=128,
+        mask_mod=ours.mask_mod, seq_lengths=ours.seq_lengths,
+    )  # fmt: skip
+    for name in ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_positions_are_multiplied_in_64_bits() -> None:
+    mask, many = Strided(4), 100_000
+    layout = Layout.of([many], "cpu")
+    row = torch.tensor([[many - 1]], dtype=torch.int32)
+    mod = mask.mask_mod(layout, layout)
+    zero = torch.tensor(0)
+    assert mod(zero, zero, row, torch.arange(many, dtype=torch.int32)[None]).sum() == 3
 
 
 def test_dense_of_a_batch() -> None:

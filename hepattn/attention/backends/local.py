@@ -27,20 +27,36 @@ class BlockPlan:
         keys: `(blocks * block + 2 margin,)` token of each place of the extended sequence (any where there is none).
         queries: `(blocks * block,)` token of each query place (likewise).
         back: `(T,)` the query place of each token.
-        mask: `(1, 1, block, width)` bool, True = may attend: the band that all blocks share; or, where `edges` is None,
+        mask: `(1, 1, block, width)` bool, True = may attend: the band that all blocks share; or
             `(blocks, 1, block, width)`, one a block.
-        edges: the few blocks (at an event's ends, or in rings shorter than the window) whose mask is not the band.
-        edge_mask: `(edges, 1, block, width)`.
+        block, margin: sizes.
+        edges: the few blocks that are computed once more, with masks of their own.
     """
 
     keys: Tensor
     queries: Tensor
     back: Tensor
     mask: Tensor
-    edges: Tensor | None
-    edge_mask: Tensor | None
     block: int
     margin: int
+    edges: "_Edges | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Edges:
+    """Blocks whose mask is not the band: at an event's ends, or in rings shorter than the window.
+
+    Attributes:
+        blocks: `(edges,)` which.
+        keys: `(edges * width,)` token of each key place.
+        queries: `(edges * block,)` token of each query place.
+        mask: `(edges, 1, block, width)`.
+    """
+
+    blocks: Tensor
+    keys: Tensor
+    queries: Tensor
+    mask: Tensor
 
 
 def block_size(half: int) -> int:
@@ -79,13 +95,21 @@ def _plan(layout: Layout, window: Window, block: int) -> BlockPlan:
     back = start[layout.event] * block + layout.position
     band = _Band(window, block, margin, device)
     index = (keys.clamp(max=last), queries.clamp(max=last), back)
-    if torch.compiler.is_compiling():  # the number of edges is a value, so a traced graph takes every mask in full
-        return BlockPlan(*index, band.exact(q_place, q_length), None, None, block, margin)
-    edges = band.edges(q_place, q_length)
-    if 3 * len(edges) > count:
-        return BlockPlan(*index, band.exact(q_place, q_length), None, None, block, margin)
-    edge_mask = band.exact(q_place[edges], q_length[edges])
-    return BlockPlan(*index, band.near[None, None], edges, edge_mask, block, margin)
+    # the number of edges is a value, so a traced graph takes every mask in full
+    edges = None if torch.compiler.is_compiling() else band.edges(q_place, q_length)
+    if edges is None or 3 * len(edges) > count:
+        return BlockPlan(*index, band.exact(q_place, q_length), block, margin)
+    near = band.near[None, None]
+    if not len(edges):
+        return BlockPlan(*index, near, block, margin)
+    inside_keys = torch.arange(block + 2 * margin, device=device)
+    chosen = _Edges(
+        edges,
+        index[0][(edges[:, None] * block + inside_keys).flatten()],
+        index[1][(edges[:, None] * block + inside).flatten()],
+        band.exact(q_place[edges], q_length[edges]),
+    )
+    return BlockPlan(*index, near, block, margin, chosen)
 
 
 class _Band:
@@ -129,14 +153,15 @@ def local_attention(call: Call, *, block: int | None = None) -> tuple[Tensor, Te
     def fold(x: Tensor) -> Tensor:  # (places, H, D) -> (blocks, H, width, D), overlapping views
         return x.index_select(0, plan.keys).unfold(0, width, plan.block).transpose(-1, -2)
 
-    q = call.q.index_select(0, plan.queries).unflatten(0, (-1, plan.block)).transpose(1, 2)
-    k, v = fold(call.k), fold(call.v)
-    out, lse = _blocks(call, q, k, v, plan.mask)
-    if plan.edges is not None and plan.edge_mask is not None and len(plan.edges):
-        edges = plan.edges
-        at_edge = _blocks(call, q[edges], k[edges], v[edges], plan.edge_mask)
-        out = out.index_copy(0, edges, at_edge[0])
-        lse = None if lse is None or at_edge[1] is None else lse.index_copy(0, edges, at_edge[1])
+    def cut(x: Tensor, tokens: Tensor, size: int) -> Tensor:  # (T, H, D) -> (blocks, H, size, D)
+        return x.index_select(0, tokens).unflatten(0, (-1, size)).transpose(1, 2)
+
+    out, lse = _blocks(call, cut(call.q, plan.queries, plan.block), fold(call.k), fold(call.v), plan.mask)
+    if (edges := plan.edges) is not None:
+        k, v = (cut(x, edges.keys, width) for x in (call.k, call.v))
+        at_edge = _blocks(call, cut(call.q, edges.queries, plan.block), k, v, edges.mask)
+        out = out.index_copy(0, edges.blocks, at_edge[0])
+        lse = None if lse is None or at_edge[1] is None else lse.index_copy(0, edges.blocks, at_edge[1])
 
     def unfold(x: Tensor) -> Tensor:  # (blocks, H, block, ...) -> (T, H, ...)
         return x.transpose(1, 2).flatten(0, 1).index_select(0, plan.back)
