@@ -25,7 +25,7 @@ from hepattn.masks import Window
 from hepattn.models.encoder import Encoder
 from hepattn.sequence import Layout, Packed
 
-PRETRAINED = "sample"
+PRETRAINED = "mu200"
 """The weights that `HitFilter.pretrained()` takes unless another name is given."""
 
 

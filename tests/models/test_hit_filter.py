@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import hepattn.models.hit_filter as module
-from hepattn.data import Event, Hits
+from hepattn.data import Event, Hits, sample_event
 from hepattn.data.dataset import hit_inputs
+from hepattn.metrics.filter import roc_auc
 from hepattn.models.encoder import Encoder
 from hepattn.models.hit_filter import HitFilter, HitFilterConfig, Octaves
 from hepattn.sequence import Packed
@@ -147,6 +148,18 @@ def test_pretrained_names_what_there_is(tmp_path, monkeypatch):
     assert HitFilter.pretrained("toy").config.dim == 16
     with pytest.raises(FileNotFoundError, match="there is toy"):
         HitFilter.pretrained("moon")
+
+
+@pytest.mark.parametrize(("name", "sample", "least"), [("mu200", "ttbar_mu200", 0.994), ("sample", "ttbar_mu0", 0.92)])
+def test_shipped_weights_do_what_their_card_says(name, sample, least):
+    net, target = HitFilter.pretrained(name), sample_event(sample, -1)
+    score = net.score(target)
+    judged = ~score.isnan()
+    wanted = torch.from_numpy(net.config.selection.hits(target))
+    assert roc_auc(score[judged].numpy(), wanted[judged].numpy()) > least
+    folder = module.data_directory() / "weights"
+    assert (folder / f"hit_filter_{name}.safetensors").stat().st_size < 16 * 2**20
+    assert f"`{name}`" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
