@@ -206,8 +206,8 @@ def kept(
     figure = _draw(event, groups, views, ax=ax)
     both = int((passed & wanted).sum())
     fractions = ("efficiency", Fraction(both, int(wanted.sum()))), ("purity", Fraction(both, int(passed.sum())))
-    words = ", ".join(f"{name} {fraction}" for name, fraction in fractions)
-    title = f"threshold {threshold:g}: {words}\nreconstructable: {selection}"
+    title = "\n".join(f"{name} {fraction}" for name, fraction in fractions)
+    title = f"threshold {threshold:g}, reconstructable: {selection}\n{title}"
     with style.context():
         figure.suptitle(title) if ax is None else ax.set_title(title)
     return figure
