@@ -4,7 +4,7 @@
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -41,6 +41,16 @@ def sides(tokens: int, device: str) -> dict[str, Callable[[], object]]:
     return found
 
 
+def measure(tokens: int, device: str, rounds: int) -> Iterator[Row]:
+    """Rows of one size."""
+    work = f"block mask, {tokens:,} hits"
+    times = time_all(sides(tokens, device), rounds)
+    for side, time in times.items():
+        yield Row(work, side, time, time / times["hepattn, cold"])
+    if len(times) == 2:
+        yield Row(work, "create_block_mask", None, note="not run: needs N x N memory")
+
+
 def main(argv: Sequence[str]) -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(prog="python -m hepattn.bench masks", description=__doc__)
@@ -49,14 +59,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, help="also write the rows there")
     options = parser.parse_args(argv)
-    rows = []
-    for tokens in options.tokens:
-        times = time_all(sides(tokens, options.device), options.rounds)
-        cold = times["hepattn, cold"]
-        rows += [Row(f"block mask, {tokens:,} hits", side, time, time / cold) for side, time in times.items()]
-        if len(times) == 2:
-            rows.append(
-                Row(f"block mask, {tokens:,} hits", "create_block_mask", None, note="not run: needs N x N memory")
-            )
+    rows = (row for tokens in options.tokens for row in measure(tokens, options.device, options.rounds))
     report(f"{WINDOW}, two events, {options.device}", rows, options.json)
     return 0

@@ -6,7 +6,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -59,7 +59,11 @@ def time_all(sides: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    """Peak memory of this process, MB. On Linux getrusage would count what the parent had, too."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
 
 
 def _grow(work: Callable[..., object], arguments: tuple[object, ...], queue: "multiprocessing.Queue[float]") -> None:
@@ -78,21 +82,22 @@ def peak_memory(work: Callable[..., object], *arguments: object) -> float | None
     return queue.get() if process.exitcode == 0 else None
 
 
-def report(title: str, rows: Sequence[Row], path: Path | None) -> None:
-    """Prints the table with the machine that it was measured on; also as JSON where `path` is given."""
+def report(title: str, rows: Iterable[Row], path: Path | None) -> None:
+    """Prints each row as soon as it is measured, below the machine; also as JSON where `path` is given."""
     machine = info.collect()
     out = sys.stdout.write
     out(f"{title}\n{machine.platform}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     out(f", {torch.cuda.get_device_name()}\n\n" if torch.cuda.is_available() else "\n\n")
-    width = max(len(row.work) for row in rows) + 2
-    side = max(len(row.side) for row in rows) + 2
-    out(f"{'work':<{width}}{'side':<{side}}{'ms':>12}{'x ours':>9}{'peak MB':>9}\n")
+    out(f"{'work':<44}{'side':<32}{'ms':>12}{'x ours':>9}{'peak MB':>9}\n")
+    measured = []
     for row in rows:
         cells = [
             "-" if value is None else f"{value:,.{digits}f}"
             for value, digits in ((row.milliseconds, 3), (row.ratio, 1), (row.megabytes, 0))
         ]
-        out(f"{row.work:<{width}}{row.side:<{side}}{cells[0]:>12}{cells[1]:>9}{cells[2]:>9}  {row.note}\n")
+        out(f"{row.work:<44}{row.side:<32}{cells[0]:>12}{cells[1]:>9}{cells[2]:>9}  {row.note}".rstrip() + "\n")
+        sys.stdout.flush()
+        measured.append(row)
     if path is not None:
-        record = {"title": title, "machine": asdict(machine), "rows": [asdict(row) for row in rows]}
+        record = {"title": title, "machine": asdict(machine), "rows": [asdict(row) for row in measured]}
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
