@@ -38,7 +38,9 @@ class Explorer(ABC):
         self.figure = figure
         self.dpi = dpi
         self.drawings = 0
-        self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
+        # at its own size, not stretched to the page's width
+        layout = ipywidgets.Layout(max_width="100%", height="auto", align_self="flex-start")
+        self.picture = ipywidgets.Image(format="png", layout=layout)
         self.numbers = ipywidgets.HTML()
         self._waiting: asyncio.TimerHandle | None = None
         for control in self.controls.values():
