@@ -3,10 +3,13 @@
 import ast
 import json
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hepattn.plotting.gallery import THUMBNAILS
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -32,7 +35,7 @@ def tree(cell: dict[str, Any]) -> ast.Module:
 
 
 def index() -> list[list[str]]:
-    """Rows of the index's table: number, notebook, question, minutes."""
+    """Rows of the index's table: number, notebook, question, minutes, thumbnail."""
     rows = re.findall(r"^\| *(\d\d) *\|(.*)\|$", (FOLDER / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     return [[number, *(field.strip() for field in rest.split("|"))] for number, rest in rows]
 
@@ -107,7 +110,7 @@ def test_the_index_agrees_with_the_folder():
     rows = index()
     assert [row[0] for row in rows] == [f"{number:02d}" for number in range(14)]
     linked = {}
-    for number, notebook, question, minutes in rows:
+    for number, notebook, question, minutes, _ in rows:
         link = re.fullmatch(r"\[(\w+)\]\((\w+\.ipynb)\)", notebook)
         assert question.endswith("?")
         if link is None:
@@ -120,3 +123,20 @@ def test_the_index_agrees_with_the_folder():
     assert sorted(linked) == [path.name for path in NOTEBOOKS]
     for name, minutes in linked.items():
         assert re.search(rf"\b{minutes} minutes?\b", text(cells(FOLDER / name)[0])), f"{name} tells other minutes"
+
+
+def test_every_finished_notebook_has_a_thumbnail():
+    """A line in `THUMBNAILS`, a small picture that the command made of it, and the index shows it with words for it."""
+    finished = [path.stem[:2] for path in NOTEBOOKS]
+    assert sorted(THUMBNAILS) == finished, "hepattn.plotting.gallery.THUMBNAILS holds one line a finished notebook"
+    for number, *_, thumbnail in index():
+        if number not in finished:
+            assert thumbnail == "-"
+            continue
+        shown = re.fullmatch(r"!\[(.+)\]\((.+)\)", thumbnail)
+        assert shown is not None, f"notebook {number} needs ![what is seen](images/{number}.png) in the index"
+        assert shown[2] == f"images/{number}.png"
+        picture = (FOLDER / shown[2]).read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) < 60_000
+        assert struct.unpack(">I", picture[16:20]) == (320,)

@@ -1,12 +1,19 @@
-"""The picture of the README, made anew by ``python -m hepattn.plotting.gallery``."""
+"""The picture of the README and a thumbnail a notebook, made anew by ``python -m hepattn.plotting.gallery``.
+
+A new notebook gets its thumbnail by a function here that draws one (`small` gives it bare panels) and a line in
+`THUMBNAILS`; the command then writes ``images/NN.png``, and the row of ``notebooks/README.md`` shows it.
+"""
 
 import argparse
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from hepattn.data.sample import sample_event
 from hepattn.data.schema import Event, Selection
@@ -17,6 +24,9 @@ from hepattn.plotting.masks import mask
 
 IMAGES = Path(__file__).resolve().parents[2] / "notebooks" / "images"
 """Where the pictures of a checkout lie."""
+
+WIDTH, DPI = 320, 100
+"""Of a thumbnail: pixels, and dots an inch."""
 
 
 def overview(of: Event, window: Mask, selection: Selection) -> Figure:
@@ -57,17 +67,76 @@ def middle_hit(of: Event, selection: Selection) -> int:
     return int(along[np.argsort(of.hits.s[along])][len(along) // 2])
 
 
+def small(columns: int = 1, *, aspect: float = 0.5, ratios: list[float] | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure of a thumbnail's size and its panels side by side, without ticks and spines: draw shapes, not words.
+
+    Args:
+        columns: How many panels.
+        aspect: Height over width of the figure.
+        ratios: Relative widths of the panels.
+    """
+    inches = WIDTH / DPI
+    figure, panels = style.canvas(columns, width=inches / columns, height=inches * aspect, ratios=ratios)
+    for panel in panels:
+        panel.set_axis_off()
+    return figure, panels
+
+
+def quickstart() -> Figure:
+    """Thumbnail 00: a window as rows of 1 and 0, and the particles of an event along the beam."""
+    figure, (drawn, along) = small(2)
+    mask(Window(4, wrap=True), 8, ax=drawn)
+    _bare(drawn)
+    for text in drawn.texts:
+        text.set_fontsize(8)
+    _dots(along, sample_event(index=-1), Selection())
+    return figure
+
+
+def _dots(panel: Axes, of: Event, selection: Selection) -> None:
+    """The event along the beam, its reconstructable particles in colours, without legend and words."""
+    event(of, "particle", views=("xy",), selection=selection, ax=panel)
+    _bare(panel)
+
+
+def _bare(panel: Axes) -> None:
+    """No title, legend, ticks and spines."""
+    panel.set_title("", loc="left")
+    panel.set_axis_off()
+    legend = panel.get_legend()
+    if legend is not None:
+        legend.remove()
+
+
+THUMBNAILS: dict[str, Callable[[], Figure]] = {
+    "00": quickstart,
+}
+"""Number of a finished notebook -> what draws its thumbnail."""
+
+
+def save_small(figure: Figure, file: Path) -> None:
+    """Write a thumbnail: `WIDTH` pixels wide, 64 colours, so that it stays a few kB."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=WIDTH / figure.get_figwidth())
+    Image.open(buffer).convert("RGB").quantize(64).save(file, optimize=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the pictures; with ``--out`` elsewhere than into the checkout's notebooks/images."""
     parser = argparse.ArgumentParser(
-        prog="python -m hepattn.plotting.gallery", description="Draw the README's picture."
+        prog="python -m hepattn.plotting.gallery",
+        description="Draw the README's picture and the notebooks' thumbnails.",
     )
-    parser.add_argument("--out", type=Path, default=IMAGES, help="folder to write event.png into")
+    parser.add_argument("--out", type=Path, default=IMAGES, help="folder to write event.png and NN.png into")
     folder: Path = parser.parse_args(argv).out
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "event.png"
     overview(sample_event(), Window(128, wrap=True), Selection()).savefig(file, dpi=90)
     sys.stdout.write(f"{file}\n")
+    for number, drawn in THUMBNAILS.items():
+        file = folder / f"{number}.png"
+        save_small(drawn(), file)
+        sys.stdout.write(f"{file}\n")
     return 0
 
 

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from hepattn.data.schema import Selection
 from hepattn.masks import Window
-from hepattn.plotting.gallery import main, middle_hit, overview
+from hepattn.plotting.gallery import THUMBNAILS, WIDTH, main, middle_hit, overview, save_small, small
 
 
 def test_the_picture_has_three_panels_with_legends(event):
@@ -24,7 +27,18 @@ def test_no_particle_to_show(event):
         middle_hit(event, Selection(pt_min=50.0))
 
 
-def test_the_command_writes_the_picture(tmp_path, capsys):
+def test_a_thumbnail_is_small_and_bare(tmp_path):
+    figure, panels = small(2)
+    assert len(panels) == 2
+    assert not any(panel.axison for panel in panels)
+    save_small(figure, tmp_path / "some.png")
+    with Image.open(tmp_path / "some.png") as picture:
+        assert picture.size == (WIDTH, WIDTH // 2)
+
+
+def test_the_command_writes_the_pictures(tmp_path, capsys):
     assert main(["--out", str(tmp_path)]) == 0
-    assert (tmp_path / "event.png").read_bytes().startswith(b"\x89PNG")
-    assert capsys.readouterr().out.strip() == str(tmp_path / "event.png")
+    written = capsys.readouterr().out.split()
+    assert written == [str(tmp_path / f"{name}.png") for name in ("event", *THUMBNAILS)]
+    for file in written:
+        assert Path(file).read_bytes().startswith(b"\x89PNG")
