@@ -9,47 +9,17 @@ Files of an event: `event000001000-{hits,cells,particles,truth}.csv[.gz]`. Hits 
 `Hits.particle` numbers the particles in ascending order of their ids, and `Event.particles` is None.
 """
 
-import io
-import re
-import zipfile
-import zlib
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv
 
-from hepattn.data._arrow import dtype_of, to_numpy
+from hepattn.data._tables import Array, Folder, Table, open_folder
 from hepattn.data.schema import Clusters, Event, Hits, Particles, Truth
 from hepattn.data.sequence import EventFileError, EventSequence
 
-Array = npt.NDArray[Any]
-
 PARTS = ("hits", "cells", "particles", "truth")
 
-_FLOAT, _INT = pa.float64(), pa.int64()
-_TYPES: dict[str, dict[str, pa.DataType]] = {
-    "hits": dict.fromkeys(("hit_id", "volume_id", "layer_id", "module_id"), _INT) | dict.fromkeys("xyz", _FLOAT),
-    "cells": dict.fromkeys(("hit_id", "ch0", "ch1"), _INT) | {"value": _FLOAT},
-    "particles": dict.fromkeys(("particle_id", "q", "nhits", "particle_type"), _INT)
-    | dict.fromkeys(("vx", "vy", "vz", "px", "py", "pz"), _FLOAT),
-    "truth": dict.fromkeys(("hit_id", "particle_id"), _INT)
-    | dict.fromkeys(("tx", "ty", "tz", "tpx", "tpy", "tpz", "weight"), _FLOAT),
-    "detectors": dict.fromkeys(("volume_id", "layer_id", "module_id"), _INT)
-    | {f"rot_{a}{b}": _FLOAT for a in "xyz" for b in "uvw"}
-    | dict.fromkeys(("module_t", "pitch_u", "pitch_v"), _FLOAT),
-}
-_OPTIONAL = {
-    "particles": {"nhits", "particle_type"},
-    "truth": {"tx", "ty", "tz", "tpx", "tpy", "tpz", "weight"},
-}
-_NAME = re.compile(r"event(?P<id>\d+)-(?P<part>hits|cells|particles|truth)\.csv(\.gz)?$")
-_WHOLE = re.compile(r"-?[0-9]{1,40}")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _DETECTORS = ("detectors.csv", "detectors.csv.gz", "detectors.zip")
 
 
@@ -73,7 +43,7 @@ def read_trackml(
         EventFileError: one sentence naming the file, the column and the row at fault (line of the file, from 1).
         FileNotFoundError: there is no such path.
     """
-    folder, prefix_id = _folder(Path(path))
+    folder, prefix_id = open_folder(Path(path))
     event_id = prefix_id if event_id is None else event_id
     available = folder.events()
     if not available:
@@ -88,9 +58,7 @@ def read_trackml(
 
     files = folder.parts(event_id)
     tables = {
-        part: _Table.read(folder, files[part], part)
-        for part in PARTS
-        if part in files and (clusters or part != "cells")
+        part: Table.read(folder, files[part], part) for part in PARTS if part in files and (clusters or part != "cells")
     }
     hits = tables["hits"]
     if hits.rows == 0:
@@ -132,7 +100,7 @@ def list_trackml(path: str | Path) -> list[int]:
     Raises:
         FileNotFoundError: there is no such path.
     """
-    folder, event_id = _folder(Path(path))
+    folder, event_id = open_folder(Path(path))
     events = list(folder.events())
     return events if event_id is None else [number for number in events if number == event_id]
 
@@ -199,188 +167,6 @@ def cluster_angles(
 # -- files ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Folder:
-    """A folder or a zip: names of the TrackML files in it, and their bytes."""
-
-    path: Path
-    names: tuple[str, ...]
-
-    def events(self) -> dict[int, None]:
-        """Event numbers with hits, ascending (a dict used as an ordered set)."""
-        found = (_NAME.search(name) for name in self.names)
-        return dict.fromkeys(sorted({int(match["id"]) for match in found if match and match["part"] == "hits"}))
-
-    def parts(self, event_id: int) -> dict[str, str]:
-        """Part -> name of its file; plain csv goes before gz."""
-        files: dict[str, str] = {}
-        for name in sorted(self.names, key=lambda name: name.endswith(".gz")):
-            match = _NAME.search(name)
-            if match and int(match["id"]) == event_id:
-                files.setdefault(match["part"], name)
-        return files
-
-    def full(self, name: str) -> str:
-        """What an error calls the file."""
-        return str(self.path / name)
-
-    def bytes(self, name: str) -> bytes:
-        """Content of a file, unpacked."""
-        if self.path.is_dir():
-            raw = (self.path / name).read_bytes()
-        else:
-            try:
-                with zipfile.ZipFile(self.path) as archive:
-                    raw = archive.read(name)
-            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-                raise EventFileError(f"{self.full(name)} can't be unpacked: {error}") from error
-        return _gunzip(raw, self.full(name)) if name.endswith(".gz") else raw
-
-
-def _folder(path: Path) -> tuple[_Folder, int | None]:
-    """The folder or zip that holds the event(s) of `path`, and the event number where `path` is a prefix or a file."""
-    if path.is_dir():
-        return _Folder(path, tuple(sorted(item.name for item in path.iterdir()))), None
-    if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return _Folder(path, tuple(sorted(name for name in archive.namelist() if "__MACOSX" not in name))), None
-    if path.suffix == ".zip" and path.is_file():
-        raise EventFileError(f"{path} is not a whole zip file")
-    prefix = re.fullmatch(r"event(\d+)(-.*)?", path.name)
-    if prefix and path.parent.is_dir():
-        return _Folder(path.parent, tuple(sorted(item.name for item in path.parent.iterdir()))), int(prefix[1])
-    if path.exists():
-        raise EventFileError(f"{path} is neither a folder, a zip, nor a file named event*-hits.csv")
-    raise FileNotFoundError(f"no such folder, zip or prefix of TrackML events: {path}")
-
-
-def _gunzip(raw: bytes, file: str) -> bytes:
-    """Unpack gzip (any number of members); a broken end is an error that says how far the file is whole."""
-    unpacked = bytearray()
-    rest = raw
-    while rest:
-        member = zlib.decompressobj(wbits=31)
-        try:
-            unpacked += member.decompress(rest)
-        except zlib.error as error:
-            whole = unpacked.count(b"\n")
-            raise EventFileError(f"{file} is not a whole gzip file, it breaks after row {whole}: {error}") from error
-        if not member.eof:
-            whole = unpacked.count(b"\n")
-            raise EventFileError(f"{file} is cut short: the gzip stream ends after row {whole}")
-        rest = member.unused_data.lstrip(b"\0")
-    return bytes(unpacked)
-
-
-# -- tables ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """Columns of one csv file, int64 and float64."""
-
-    file: str
-    part: str
-    columns: tuple[str, ...]
-    """Every column of the file, also those that nothing reads."""
-    data: dict[str, Array] = field(repr=False)
-    raw: bytes = field(repr=False)
-
-    @classmethod
-    def read(cls, folder: _Folder, name: str, part: str) -> "_Table":
-        file, raw = folder.full(name), folder.bytes(name)
-        types, optional = _TYPES[part], _OPTIONAL.get(part, set())
-        head, _, body = raw.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
-        names = tuple(name.strip().strip('"') for name in head.decode("utf-8", "replace").split(","))
-        if not head.strip():
-            raise EventFileError(f"{file} is empty: row 1 should name the columns {', '.join(types)}")
-        for column in types:
-            if names.count(column) > 1:
-                raise EventFileError(f"{file} names column {column} twice in row 1")
-            if column not in names and column not in optional:
-                raise EventFileError(f"{file} has no column {column}: row 1 names {', '.join(names)}")
-        wanted = {column: kind for column, kind in types.items() if column in names}
-        if body.strip():
-            data = _numbers(file, raw, names, wanted)
-        else:
-            data = {column: np.empty(0, dtype_of(kind)) for column, kind in wanted.items()}
-        self = cls(file, part, names, data, raw)
-        for column, kind in wanted.items():
-            if kind == _FLOAT:
-                # 3e38 is the largest float32.
-                bad = np.flatnonzero(~(np.abs(data[column]) < 3e38))
-                if len(bad):
-                    raise self.error(column, int(bad[0]), f"{data[column][bad[0]]} is not a finite number")
-        return self
-
-    def __getitem__(self, column: str) -> Array:
-        return self.data[column]
-
-    def __contains__(self, column: str) -> bool:
-        return column in self.data
-
-    @property
-    def rows(self) -> int:
-        return len(next(iter(self.data.values())))
-
-    def float32(self, column: str) -> Array:
-        return self.data[column].astype(np.float32)
-
-    def int32(self, column: str) -> Array:
-        values = self.data[column]
-        bad = np.flatnonzero(values != values.astype(np.int32))
-        if len(bad):
-            raise self.error(column, int(bad[0]), f"{values[bad[0]]} is out of range")
-        return values.astype(np.int32)
-
-    def error(self, column: str, row: int, what: str) -> EventFileError:
-        """`row` counts data rows from 0; the message counts lines of the file from 1."""
-        lines = self.raw.split(b"\n")
-        filled = [number for number, line in enumerate(lines, start=1) if line.strip(b"\r")]
-        return EventFileError(f"{self.file}, column {column}, row {filled[row + 1]}: {what}")
-
-
-def _numbers(file: str, raw: bytes, names: tuple[str, ...], wanted: dict[str, pa.DataType]) -> dict[str, Array]:
-    """Columns of a csv with at least one line after the header."""
-    try:
-        table = pyarrow.csv.read_csv(
-            io.BytesIO(raw),
-            read_options=pyarrow.csv.ReadOptions(column_names=list(names), skip_rows=1),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=wanted, include_columns=list(wanted), null_values=[], strings_can_be_null=False
-            ),
-        )
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise _diagnose(file, raw, names, wanted, error) from error
-    return {column: to_numpy(table.column(column)) for column in wanted}
-
-
-def _diagnose(
-    file: str, raw: bytes, names: tuple[str, ...], wanted: dict[str, pa.DataType], error: Exception
-) -> EventFileError:
-    """Find the first cell that can't be read; slow, only for files that are wrong."""
-    for number, line in enumerate(raw.decode("utf-8", "replace").splitlines(), start=1):
-        if number == 1 or not line:
-            continue
-        cells = line.split(",")
-        if len(cells) != len(names):
-            missing = f", column {names[len(cells)]}" if len(cells) < len(names) else ""
-            return EventFileError(
-                f"{file}{missing}, row {number}: {len(cells)} values where the header has {len(names)}"
-            )
-        for name, cell in zip(names, cells, strict=True):
-            kind = wanted.get(name)
-            if kind is None:
-                continue
-            text = cell.strip().strip('"')
-            if not (_NUMBER if kind == _FLOAT else _WHOLE).fullmatch(text):
-                sort = "a number" if kind == _FLOAT else "a whole number"
-                return EventFileError(f"{file}, column {name}, row {number}: {text!r} is not {sort}")
-            if kind == _INT and not -(2**63) <= int(text) < 2**63:
-                return EventFileError(f"{file}, column {name}, row {number}: {text} is out of range")
-    return EventFileError(f"{file} can't be read as csv: {' '.join(str(error).split())}")
-
-
 class _Lookup:
     """Ids -> rows, exact on int64."""
 
@@ -408,7 +194,7 @@ class _Lookup:
 # -- parts ------------------------------------------------------------------------------------------
 
 
-def _particles(table: _Table) -> Particles:
+def _particles(table: Table) -> Particles:
     ids = table["particle_id"]
     noise = np.flatnonzero(ids == 0)
     if len(noise):
@@ -426,7 +212,7 @@ def _particles(table: _Table) -> Particles:
 
 
 def _truth(
-    hits: _Table, hit_rows: _Lookup, tables: dict[str, _Table], particles: Particles | None
+    hits: Table, hit_rows: _Lookup, tables: dict[str, Table], particles: Particles | None
 ) -> tuple[Array, Truth | None]:
     """Particle index of each hit, and the true crossings where the columns are there."""
     table = tables["truth"]
@@ -449,7 +235,7 @@ def _truth(
     return particle.astype(np.int32), truth
 
 
-def _hit_by_hit(table: _Table, hit_rows: _Lookup, hits: _Table) -> Array:
+def _hit_by_hit(table: Table, hit_rows: _Lookup, hits: Table) -> Array:
     """Row of `table` for each hit; the table must name every hit exactly once."""
     ids = table["hit_id"]
     _known_hits(table, hit_rows, hits)
@@ -464,7 +250,7 @@ def _hit_by_hit(table: _Table, hit_rows: _Lookup, hits: _Table) -> Array:
     return rows
 
 
-def _known_hits(table: _Table, hit_rows: _Lookup, hits: _Table) -> Array:
+def _known_hits(table: Table, hit_rows: _Lookup, hits: Table) -> Array:
     """Row of the hit of each row of `table`."""
     rows = hit_rows(table["hit_id"])
     unknown = np.flatnonzero(rows < 0)
@@ -474,7 +260,7 @@ def _known_hits(table: _Table, hit_rows: _Lookup, hits: _Table) -> Array:
     return rows
 
 
-def _clusters(hits: _Table, hit_rows: _Lookup, cells: _Table, detectors: _Table) -> Clusters:
+def _clusters(hits: Table, hit_rows: _Lookup, cells: Table, detectors: Table) -> Clusters:
     """Extents, charge and directions of the cells of each hit."""
     n = hits.rows
     hit = _known_hits(cells, hit_rows, hits)
@@ -519,7 +305,7 @@ def _clusters(hits: _Table, hit_rows: _Lookup, cells: _Table, detectors: _Table)
     )
 
 
-def _module_key(table: _Table) -> Array:
+def _module_key(table: Table) -> Array:
     """One int64 a module; ids are below 2^20."""
     for name in ("volume_id", "layer_id", "module_id"):
         bad = np.flatnonzero((table[name] < 0) | (table[name] >= 2**20))
@@ -528,7 +314,7 @@ def _module_key(table: _Table) -> Array:
     return (table["volume_id"] << 40) | (table["layer_id"] << 20) | table["module_id"]
 
 
-def _find_detectors(folder: _Folder, given: str | Path | None) -> _Table | None:
+def _find_detectors(folder: Folder, given: str | Path | None) -> Table | None:
     """The table of modules: as given, in the folder or zip, or beside it; None where there is none."""
     if given is not None:
         path = Path(given)
@@ -538,7 +324,7 @@ def _find_detectors(folder: _Folder, given: str | Path | None) -> _Table | None:
     if not folder.path.is_dir():
         for name in sorted(folder.names, key=len):
             if Path(name).name in _DETECTORS[:2]:
-                return _Table.read(folder, name, "detectors")
+                return Table.read(folder, name, "detectors")
     places = [folder.path] if folder.path.is_dir() else []
     for place in (*places, folder.path.absolute().parent):
         for name in _DETECTORS:
@@ -548,12 +334,12 @@ def _find_detectors(folder: _Folder, given: str | Path | None) -> _Table | None:
 
 
 @lru_cache(maxsize=4)
-def _read_detectors(path: Path, _modified: int) -> _Table:
+def _read_detectors(path: Path, _modified: int) -> Table:
     """Kept, since every event of a folder asks for it."""
     if path.suffix == ".zip":
-        folder, _ = _folder(path)
+        folder, _ = open_folder(path)
         for name in folder.names:
             if Path(name).name in _DETECTORS[:2]:
-                return _Table.read(folder, name, "detectors")
+                return Table.read(folder, name, "detectors")
         raise EventFileError(f"no detectors.csv in {path}")
-    return _Table.read(_Folder(path.parent, (path.name,)), path.name, "detectors")
+    return Table.read(Folder(path.parent, (path.name,)), path.name, "detectors")
