@@ -1,10 +1,11 @@
-"""What runs beside the training: a checkpoint on Ctrl-C, the speed, scores written to disk."""
+"""What runs beside the training: a checkpoint on Ctrl-C, a remote control, the speed, scores written to disk."""
 
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BasePredictionWriter, Callback
 from pytorch_lightning.trainer.states import TrainerFn
+from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from hepattn.data.dataset import HitBatch
@@ -66,6 +68,162 @@ class CheckpointOnInterrupt(Callback):
         if self._before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._before)
             self._before = None
+
+
+class TrainingStopped(Exception):  # noqa: N818  (no error: someone asked for it)
+    """Leaves `Trainer.fit` after `RemoteControl.stop`."""
+
+
+class RemoteControl(Callback):
+    """Pauses, steps and stops a training from another thread, and sets its learning rate while it runs.
+
+    It waits between two steps of the optimiser, where all states belong to the same step. What is done here changes no
+    number of the training, except a learning rate that is set.
+
+    Args:
+        checkpoint: written when training stops or ends; None writes none
+        learning_rate: peak of the schedule, from the next step on; None leaves it as configured (and as a checkpoint
+            had it)
+        paused: begin before the first step, and wait there
+        on_step: called in the training's thread after each step, with the module, the number of steps done and the loss
+        on_rest: the same before training waits, stops or ends, and before its first step, with the module and the steps
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path | None = None,
+        *,
+        learning_rate: float | None = None,
+        paused: bool = False,
+        on_step: Callable[[pl.LightningModule, int, float], None] | None = None,
+        on_rest: Callable[[pl.LightningModule, int], None] | None = None,
+    ) -> None:
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.learning_rate = learning_rate
+        self.on_step, self.on_rest = on_step, on_rest
+        self.paused, self.ended = paused, False
+        self._allowed, self._resting, self._aside = 0, False, 0
+        self._stopping, self._saving = False, True
+        self._change = threading.Condition()
+
+    def pause(self) -> None:
+        """Finishes the step at hand and waits."""
+        with self._change:
+            self.paused, self._allowed = True, 0
+            self._change.notify_all()
+
+    def resume(self) -> None:
+        """Goes on."""
+        with self._change:
+            self.paused, self._resting = False, False
+            self._change.notify_all()
+
+    def step(self, steps: int = 1) -> None:
+        """Does so many steps (now, if it is paused) and waits again."""
+        with self._change:
+            if not self.paused:
+                self._allowed = 0
+            self.paused, self._resting = True, False
+            self._allowed += steps
+            self._change.notify_all()
+
+    def stop(self, *, save: bool = True) -> None:
+        """Finishes the step at hand, writes the checkpoint unless `save` is False, and leaves `Trainer.fit`."""
+        with self._change:
+            self._stopping, self._saving = True, save
+            self._change.notify_all()
+
+    def end(self) -> None:
+        """Whoever runs the trainer says here that it has returned, for `wait`."""
+        with self._change:
+            self.ended = True
+            self._change.notify_all()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until training is paused and at rest, or has ended; False where `timeout` (s) came first."""
+        with self._change:
+            return self._change.wait_for(lambda: self.ended or self._resting, timeout)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Training does not begin another step inside this block, which needs the processor more."""
+        with self._change:
+            self._aside += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._aside -= 1
+                self._change.notify_all()
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Waits before the first step, if paused."""
+        if self.on_rest is not None:
+            self.on_rest(pl_module, trainer.global_step)
+        self._gate(trainer, pl_module, seen=True)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Reports the step; waits or stops, if asked to. A sum of several batches' gradients is one step."""
+        if trainer.fit_loop._should_accumulate():  # noqa: SLF001
+            return
+        if self.on_step is not None:
+            self.on_step(pl_module, trainer.global_step, float(outputs["loss"]))
+        if trainer.global_step != trainer.max_steps:
+            self._gate(trainer, pl_module)
+
+    def _gate(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, seen: bool = False) -> None:
+        """Where the training's thread waits.
+
+        Raises:
+            TrainingStopped: that was asked for
+        """
+        with self._change:
+            resting = self._stopping or (self.paused and not self._allowed)
+        if resting and not seen and self.on_rest is not None:
+            self.on_rest(pl_module, trainer.global_step)
+        with self._change:
+            while not self._stopping and (self._aside or (self.paused and not self._allowed)):
+                self._resting = self.paused and not self._allowed
+                self._change.notify_all()
+                self._change.wait()
+            self._resting = False
+            if self.paused and not self._stopping:
+                self._allowed -= 1
+        if self._stopping:
+            if self._saving and trainer.global_step:
+                self._write(trainer)
+            raise TrainingStopped
+        self._set_learning_rate(trainer)
+
+    def _set_learning_rate(self, trainer: pl.Trainer) -> None:
+        """Moves the peak of each schedule, and with it the rate of the coming step."""
+        peak = self.learning_rate
+        for config in trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if (
+                peak is None
+                or not isinstance(schedule, LambdaLR)
+                or schedule.base_lrs == [peak] * len(schedule.base_lrs)
+            ):
+                continue
+            schedule.base_lrs = [peak] * len(schedule.base_lrs)
+            for group, factor in zip(schedule.optimizer.param_groups, schedule.lr_lambdas, strict=True):
+                group["initial_lr"], group["lr"] = peak, peak * factor(schedule.last_epoch)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the checkpoint."""
+        if self.on_rest is not None:
+            self.on_rest(pl_module, trainer.global_step)
+        self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        if self.checkpoint is not None and not is_dry(trainer):
+            trainer.save_checkpoint(self.checkpoint)
 
 
 class LastCheckpoint(Callback):

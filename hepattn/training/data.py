@@ -114,6 +114,14 @@ class EventDataModule(pl.LightningDataModule):
         if self.selection is None:
             self.selection = Selection() if config is None else config.selection
 
+    def events(self, part: str) -> Sequence[Event]:
+        """The events for "train", "validation", "test" or "predict", after `setup`."""
+        return self._events[part]
+
+    def share(self, other: "EventDataModule") -> None:
+        """Takes the events that `other` has opened, with its split, so that `setup` need not read them again."""
+        self._events = dict(other._events)  # noqa: SLF001  (its own class)
+
     def setup(self, stage: str | None = None) -> None:
         """Opens the events and splits them; says on the screen what there is.
 
