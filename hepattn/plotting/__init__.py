@@ -5,7 +5,20 @@ No pyplot and no global state: a notebook shows the figure that a cell ends with
 
 from hepattn.plotting.events import attended, event
 from hepattn.plotting.masks import mask
+from hepattn.plotting.occupancy import composition, hits_per_particle, occupancy
 from hepattn.plotting.performance import efficiency, kept, kernels, scores
 from hepattn.plotting.style import Figure
 
-__all__ = ["Figure", "attended", "efficiency", "event", "kept", "kernels", "mask", "scores"]
+__all__ = [
+    "Figure",
+    "attended",
+    "composition",
+    "efficiency",
+    "event",
+    "hits_per_particle",
+    "kept",
+    "kernels",
+    "mask",
+    "occupancy",
+    "scores",
+]

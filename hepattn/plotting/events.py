@@ -42,6 +42,9 @@ VOLUMES: dict[int, tuple[str, str]] = {
 }
 """TrackML's volumes: blue pixels, amber short strips, grey long strips; the barrel darkest, +z palest."""
 
+SMALLEST = {"X": 9.0, "*": 90.0}
+"""Smallest area (points^2) of markers that single hits out: in an event of 100,000 hits they must still be seen."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -148,7 +151,7 @@ def _draw(event: Event, groups: Sequence[Group], views: Sequence[View], *, ax: A
     if unknown or not views:
         raise ValueError(f"views are {', '.join(VIEWS)}; got {', '.join(map(repr, unknown)) or 'none'}")
     n = max(len(event.hits), 1)
-    size = float(np.clip(20_000 / n, 0.6, 10.0))
+    size = float(np.clip(350 / np.sqrt(n), 1.3, 10.0))
     ratios = [1.0 if view == "xy" else 1.25 for view in views]
     figure, axes = style.canvas(len(views), width=4.6 * sum(ratios) / len(views), height=5.2, ax=ax, ratios=ratios)
     groups = [group for group in groups if len(group.index)]
@@ -160,7 +163,7 @@ def _draw(event: Event, groups: Sequence[Group], views: Sequence[View], *, ax: A
                 panel.scatter(
                     a[group.index],
                     b[group.index],
-                    s=size * group.scale,
+                    s=max(size * group.scale, SMALLEST.get(group.marker, 0.0)),
                     c=group.colour if isinstance(group.colour, str) else None,
                     facecolors=None if isinstance(group.colour, str) else group.colour,
                     marker=group.marker,
@@ -172,7 +175,7 @@ def _draw(event: Event, groups: Sequence[Group], views: Sequence[View], *, ax: A
             panel.set_xlabel(across)
             panel.set_ylabel(up)
             if view == "xy":
-                panel.set_aspect("equal", adjustable="datalim")
+                panel.set_aspect("equal", adjustable="box")
             if view == "etaphi":
                 panel.set_yticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
         _legend(figure, axes, groups, inside=ax is not None)

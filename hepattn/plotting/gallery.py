@@ -19,7 +19,7 @@ from hepattn.data.sample import sample_event
 from hepattn.data.schema import Event, Selection
 from hepattn.masks import Mask, Window
 from hepattn.plotting import style
-from hepattn.plotting.events import attended, event
+from hepattn.plotting.events import View, attended, event
 from hepattn.plotting.masks import mask
 
 IMAGES = Path(__file__).resolve().parents[2] / "notebooks" / "images"
@@ -93,6 +93,17 @@ def quickstart() -> Figure:
     return figure
 
 
+def event_and_hits() -> Figure:
+    """Thumbnail 01: an event with 40 collisions on top, along the beam and from the side, by part of detector."""
+    figure, panels = small(2, ratios=[1.0, 1.4])
+    views: tuple[View, ...] = ("xy", "rz")
+    of = sample_event("ttbar_mu40")
+    for view, panel in zip(views, panels, strict=True):
+        event(of, "volume", views=(view,), ax=panel)
+        _bare(panel)
+    return figure
+
+
 def _dots(panel: Axes, of: Event, selection: Selection) -> None:
     """The event along the beam, its reconstructable particles in colours, without legend and words."""
     event(of, "particle", views=("xy",), selection=selection, ax=panel)
@@ -110,6 +121,7 @@ def _bare(panel: Axes) -> None:
 
 THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "00": quickstart,
+    "01": event_and_hits,
 }
 """Number of a finished notebook -> what draws its thumbnail."""
 
