@@ -3,6 +3,7 @@
 No pyplot and no global state: a notebook shows the figure that a cell ends with, a script calls ``figure.savefig``.
 """
 
+from hepattn.plotting.attention import attention_maps, attention_rows, attention_seam
 from hepattn.plotting.events import attended, event
 from hepattn.plotting.masks import mask
 from hepattn.plotting.occupancy import composition, hits_per_particle, occupancy
@@ -12,6 +13,9 @@ from hepattn.plotting.style import Figure
 __all__ = [
     "Figure",
     "attended",
+    "attention_maps",
+    "attention_rows",
+    "attention_seam",
     "composition",
     "efficiency",
     "event",
