@@ -182,7 +182,7 @@ class RemoteControl(Callback):
             TrainingStopped: that was asked for
         """
         with self._change:
-            resting = self._stopping or (self.paused and not self._allowed)
+            resting = (self._stopping and self._saving) or (self.paused and not self._allowed)
         if resting and not seen and self.on_rest is not None:
             self.on_rest(pl_module, trainer.global_step)
         with self._change:

@@ -159,7 +159,7 @@ class TrainingExplorer(Explorer):
             self._arguments.append(f"--trainer.max_steps={steps}")
         self.folder, self.every = Path(folder), every
         self.error: BaseException | None = None
-        self.state: State = "idle"
+        self._outcome: State = "idle"
         self.steps = 0
         self.losses: list[float] = []
         self.aucs: list[tuple[int, float]] = []
@@ -242,7 +242,6 @@ class TrainingExplorer(Explorer):
         self.losses = self.losses[:begun] if len(self.losses) >= begun else []
         self.aucs = [one for one in self.aucs if one[0] < begun]
         self.steps, self.total_steps = begun, trainer.max_steps
-        self.state = "paused" if paused else "training"
         path = self.checkpoint_path if resume else None
         self._thread = threading.Thread(target=self._train, args=(remote, trainer, module, data, path), daemon=True)
         atexit.register(self.close)
@@ -252,13 +251,11 @@ class TrainingExplorer(Explorer):
     def pause(self) -> None:
         """Finishes the step at hand and waits."""
         self._running_remote().pause()
-        self.state = "paused"
         self._ask_to_draw()
 
     def resume(self) -> None:
         """Goes on after a pause."""
         self._running_remote().resume()
-        self.state = "training"
         self._ask_to_draw()
 
     def step(self, steps: int = 1) -> None:
@@ -266,7 +263,6 @@ class TrainingExplorer(Explorer):
         if not self.running:
             self.start(paused=True)
         self._running_remote().step(steps)
-        self.state = "paused"
 
     def stop(self, timeout: float | None = 60.0) -> None:
         """Finishes the step at hand, writes the checkpoint, and ends the thread.
@@ -304,7 +300,14 @@ class TrainingExplorer(Explorer):
     @property
     def running(self) -> bool:
         """Whether there is a training, be it paused."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._remote is not None and not self._remote.ended
+
+    @property
+    def state(self) -> State:
+        """What it does, or how the last training ended."""
+        if self._remote is None or self._remote.ended:
+            return self._outcome
+        return "paused" if self._remote.paused else "training"
 
     @property
     def auc(self) -> float:
@@ -340,9 +343,9 @@ class TrainingExplorer(Explorer):
         except BaseException as error:  # noqa: BLE001  (shown below the picture, raised by wait)
             self.error, state = error, "failed"
         finally:
-            self.state = state
-            remote.end()
+            self._outcome = state
             atexit.unregister(self.close)
+            remote.end()
             self._ask_to_draw()
 
     def _stepped(self, module: pl.LightningModule, step: int, loss: float) -> None:
@@ -414,7 +417,10 @@ class TrainingExplorer(Explorer):
     def _pressed(self, name: str) -> None:
         """A button: what goes wrong is shown below the picture."""
         try:
-            getattr(self, name)()
+            if name == "stop":
+                self._running_remote().stop()  # without waiting for its end, which draws
+            else:
+                getattr(self, name)()
         except Exception as error:  # noqa: BLE001
             self.numbers.value = _sentence(error)
 
