@@ -1,0 +1,56 @@
+"""Explorers in JupyterLab, in a browser: one picture that follows fast moves of a slider, and a clean console."""
+
+from typing import Any
+
+import pytest
+
+PICTURE = ".jp-OutputArea img.widget-image"
+
+
+def source(page: Any) -> str:
+    return page.locator(PICTURE).first.get_attribute("src")
+
+
+def wait_for_another(page: Any, old: str) -> str:
+    page.wait_for_function(
+        f"old => {{ const i = document.querySelector('{PICTURE}'); return i && i.src !== old }}",
+        arg=old,
+        timeout=60_000,
+    )
+    return source(page)
+
+
+def wait_until_idle(page: Any) -> None:
+    """Until all cells have run."""
+    page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
+        " && !document.querySelector('.jp-Notebook')?.innerText.includes('[*]')",
+        timeout=180_000,
+    )
+
+
+def move_fast(page: Any, label: str, moves: int) -> None:
+    """Presses the arrow key on a slider as fast as the browser takes it."""
+    handle = page.locator(f".jp-OutputArea .widget-slider:has-text('{label}') .noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    handle.focus()
+    for _ in range(moves):
+        handle.press("ArrowRight")
+
+
+@pytest.mark.parametrize(
+    ("notebook", "label", "moves"), [("01_event_and_hits.ipynb", "pT cut", 8)], ids=lambda value: str(value)[:2]
+)
+def test_one_picture_follows_fast_moves(lab, notebook, label, moves):
+    page = lab(notebook)
+    page.wait_for_selector(PICTURE, timeout=180_000)
+    wait_until_idle(page)
+    before = source(page)
+    move_fast(page, label, moves)
+    after = wait_for_another(page, before)
+    page.wait_for_timeout(1_000)
+    assert page.locator(PICTURE).count() == 1
+    move_fast(page, label, 1)
+    wait_for_another(page, source(page))
+    assert page.locator(PICTURE).count() == 1
+    assert after != before
