@@ -175,7 +175,7 @@ def _draw(event: Event, groups: Sequence[Group], views: Sequence[View], *, ax: A
             panel.set_xlabel(across)
             panel.set_ylabel(up)
             if view == "xy":
-                panel.set_aspect("equal", adjustable="box")
+                panel.set_aspect("equal", adjustable="box" if ax is None else "datalim")  # theirs keeps its size
             if view == "etaphi":
                 panel.set_yticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
         _legend(figure, axes, groups, inside=ax is not None)
@@ -202,7 +202,8 @@ def _legend(figure: Figure, axes: Sequence[Axes], groups: Sequence[Group], *, in
     if inside:
         axes[0].legend(handles=handles, loc="upper left", bbox_to_anchor=(0.0, -0.14))
     else:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 2 * len(axes), 5))
+        columns = min(len(handles), 2 * len(axes), 5)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.4, handletextpad=0.2)
 
 
 def _title(figure: Figure, ax: Axes | None, event: Event, selection: Selection | None) -> None:

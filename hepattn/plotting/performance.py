@@ -181,6 +181,8 @@ def kept(
 ) -> Figure:
     """Draw which hits of an event a filter keeps and which it loses.
 
+    Hits outside the selection's volumes that are not kept are not drawn; the title counts them.
+
     Args:
         event: With truth.
         scores: (n_hits,) probability of lying on a reconstructable particle; NaN = not judged, never kept.
@@ -197,17 +199,21 @@ def kept(
     """
     values, wanted = _checked(scores, selection.hits(event))
     passed = values >= threshold
+    shown = passed | selection.in_volumes(event.hits)
+    kept, able = passed[shown], wanted[shown]
     groups = [
-        _group(~passed & ~wanted, style.FAINT, "dropped, rightly", alpha=0.5),
-        _group(passed & ~wanted, style.ORANGE, "kept, not wanted"),
-        _group(passed & wanted, style.BLUE, "kept, wanted"),
-        _group(~passed & wanted, style.BLACK, "lost", marker="X", scale=3.5),
+        _group(~kept & ~able, style.FAINT, "dropped, rightly", alpha=0.5),
+        _group(kept & ~able, style.ORANGE, "kept, not wanted"),
+        _group(kept & able, style.BLUE, "kept, wanted"),
+        _group(~kept & able, style.BLACK, "lost", marker="X", scale=3.5),
     ]
-    figure = _draw(event, groups, views, ax=ax)
+    figure = _draw(event.keep(shown), groups, views, ax=ax)
     both = int((passed & wanted).sum())
     fractions = ("efficiency", Fraction(both, int(wanted.sum()))), ("purity", Fraction(both, int(passed.sum())))
     title = "\n".join(f"{name} {fraction}" for name, fraction in fractions)
     title = f"threshold {threshold:g}, reconstructable: {selection}\n{title}"
+    if not shown.all():
+        title += f"\n{(~shown).sum():,} hits outside these volumes, dropped, are not drawn"
     with style.context():
         figure.suptitle(title) if ax is None else ax.set_title(title)
     return figure

@@ -101,7 +101,7 @@ class EventExplorer(Explorer):
                 Line2D([], [], linestyle="", marker="o", markersize=7, color=colour, label=label)
                 for label, colour in (*KINDS, ("on a reconstructable particle, colours in turn", style.BLUE))
             ]
-            figure.legend(handles=handles, loc="outside lower center", ncols=3)
+            self.legend = figure.legend(handles=handles, loc="outside lower center", ncols=3)
         controls = {
             "event": choice("event", list(self.events)),
             "pt_min": slider("pT cut [GeV]", float(self.selection.pt_min), 0.0, pt_max, 0.1),
@@ -133,13 +133,14 @@ class EventExplorer(Explorer):
         known = event.particles is not None and event.hits.particle is not None
         groups = _groups(event, cuts) if known else [inside & False, inside, *[inside & False] * len(COLOURS)]
         drawn = int(inside.sum())
-        size = float(np.clip(np.sqrt(30_000 / max(drawn, 1)), 1.1, 3.2))
+        size = float(np.clip(np.sqrt(30_000 / max(drawn, 1)), 1.1, 2.5))
         for name, dots in self.dots.items():
             for i, (line, group) in enumerate(zip(dots, groups, strict=True)):
                 line.set_data(*self.points[name][:, group])
                 line.set_markersize(size * (0.8 if i < len(KINDS) else 1.3))
         if drawn:
             self._limits(inside)
+        self.legend.get_texts()[1].set_text(KINDS[1][0] if known else "truth not known")
         what = "all volumes" if self.volume == "all" else self.volume
         self.title.set_text(
             f"{self.event}: all {drawn:,} hits in {what}\nreconstructable: {cuts}"

@@ -118,3 +118,21 @@ def test_kept_and_lost_hits(event):
     lost = figure.axes[0].collections[-1]
     assert np.allclose(lost.get_offsets(), [[event.hits.x[0], event.hits.y[0]]])
     assert figure._repr_png_()
+
+
+def test_hits_outside_the_volumes_are_counted_not_drawn_unless_kept(event):
+    selection = Selection(pt_min=0.9, volumes=(8,))
+    scores = np.where(event.hits.volume_id == 8, 0.9, 0.0)
+    scores[4] = 0.9  # outside, and kept all the same
+    figure = plotting.kept(event, scores, 0.5, selection)
+    assert sum(len(group.get_offsets()) for group in figure.axes[0].collections) == 48 + 1
+    assert "33 hits outside these volumes, dropped, are not drawn" in figure.get_suptitle()
+    assert "(24 of 49)" in figure.get_suptitle()
+
+
+def test_lost_hits_are_large_enough_to_see_in_a_dense_event(event):
+    dense = event.keep(np.tile(np.arange(82), 300))
+    figure = plotting.kept(dense, np.zeros(len(dense.hits)), 0.5, Selection(pt_min=0.9))
+    dropped, lost = figure.axes[0].collections
+    assert dropped.get_sizes()[0] >= 1.3
+    assert lost.get_sizes()[0] >= 9.0

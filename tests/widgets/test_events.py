@@ -125,6 +125,7 @@ def test_an_event_without_truth_is_drawn_and_says_so(event):
     explorer.draw()
     assert drawn(explorer, "xy")[:2] == [0, len(event.hits)]
     assert "no truth" in explorer.title.get_text()
+    assert explorer.legend.get_texts()[1].get_text() == "truth not known"
     assert len(numbers(explorer)) == 1
 
 
