@@ -40,6 +40,9 @@ BLOCK = 1 << 22
 STRONGEST = 40
 """Lines that are drawn for a hit: the keys with the largest weights."""
 
+REACHES = (400.0, 1100.0)
+"""mm: how far a view along the beam goes; few steps, so that a moving picture keeps its scale."""
+
 TICKS = ([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
 
 OWN, OTHER, BEFORE, AFTER = style.VERMILLION, style.SKY, style.GREY, style.BLUE
@@ -418,14 +421,14 @@ class MapPanel:
         if self.queries is not None:  # they stand at -π, -π + 2π / Q ...: in the middle of rows
             bottom, top = -np.pi - np.pi / self.queries, np.pi - np.pi / self.queries
         self.image.set_extent((low, high, bottom, top))
-        self.ax.set_xlim(low, high)
-        self.ax.set_ylim(bottom, top)
         for axis, whole in ((self.ax.xaxis, half == math.pi), (self.ax.yaxis, half == math.pi or self.queries)):
             if whole:
                 axis.set_ticks(*TICKS)
             else:
                 ticks = np.round(centre + half * np.array([-0.8, -0.4, 0, 0.4, 0.8]), 2)
                 axis.set_ticks(ticks, [f"{tick:.2f}" for tick in ticks])
+        self.ax.set_xlim(low, high)
+        self.ax.set_ylim(bottom, top)
 
     def bare(self) -> None:
         """Without the vertical axis' words: another map stands to the left."""
@@ -474,7 +477,8 @@ class DetectorPanel:
         self.lines.set_color(list(colours))
         self.lines.set_linewidth(list(0.7 + 2.3 * share))
         shown = np.concatenate([pattern.key_xy[keys[share > 0.1]], pattern.key_xy[mine], pattern.query_xy[[row]]])
-        reach = max(150.0, 1.1 * float(np.abs(shown).max()))
+        needed = 1.05 * float(np.abs(shown).max())
+        reach = next((one for one in REACHES if one >= needed), needed)
         self.ax.set_xlim(-reach, reach)
         self.ax.set_ylim(-reach, reach)
         if title is not None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from numpy.typing import NDArray
 from PIL import Image
@@ -45,17 +46,36 @@ SAMPLED = 192
 
 
 class Canvas(style.Figure):
-    """A figure that is drawn once when it is saved as PNG: `Figure.savefig` draws twice, for layouts that fit."""
+    """A figure whose words and axes are drawn once, as long as no axis changes its limits; what moves lies on top."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.moving: list[Artist] = []
+        self._agg = FigureCanvasAgg(self)
+        self._ground: tuple[Any, Any] = (None, None)
+
+    def move(self, *artists: Artist) -> None:
+        """Artists that are drawn anew each time, the last on top."""
+        for artist in artists:
+            artist.set_animated(True)  # a plain draw leaves these out
+        self.moving += artists
 
     def savefig(self, fname: Any, *, transparent: bool | None = None, dpi: float = DPI, **options: Any) -> None:
-        """Writes a PNG into a buffer; any other format as usual."""
+        """Writes a PNG into a buffer; anything else as usual."""
         if options.get("format") != "png" or not hasattr(fname, "write") or transparent:
             super().savefig(fname, transparent=transparent, dpi=dpi, **options)
             return
         self.dpi = dpi
-        canvas = FigureCanvasAgg(self)
-        canvas.draw()
-        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(fname, format="png", compress_level=1)
+        state = (dpi, *((ax.get_xlim(), ax.get_ylim(), ax.get_title("left")) for ax in self.axes))
+        if self._ground[0] != state:
+            self._agg.draw()
+            self._ground = (state, self._agg.copy_from_bbox(self.bbox))
+        self._agg.restore_region(self._ground[1])
+        for artist in self.moving:
+            if artist.axes is not None:
+                artist.axes.draw_artist(artist)
+        pixels = np.asarray(self._agg.buffer_rgba())[..., :3]
+        Image.fromarray(pixels).save(fname, format="png", compress_level=1)
 
 
 class AttentionExplorer(Explorer):
@@ -165,6 +185,10 @@ class AttentionExplorer(Explorer):
             detector, angles = bottom.subplots(1, 2)
             self.detector = draw.DetectorPanel(detector, "after: what the query looks at most")
             self.angles = draw.AnglePanel(angles, ["before", "after"], [draw.BEFORE, draw.AFTER])
+            for panel in self.maps:
+                figure.move(panel.image, panel.line)
+            figure.move(self.detector.hits, self.detector.lines, self.detector.rings, self.detector.star)
+            figure.move(self.angles.keys, *self.angles.curves)
             draw.mark_legend(bottom, own=self.queries is None)
         return figure
 
