@@ -519,7 +519,7 @@ class _Panels:
         with style.context():
             self.figure: Figure = style.Figure(figsize=(14.0, 7.6), dpi=DPI, layout="constrained")
             self.canvas = FigureCanvasAgg(self.figure)
-            grid = self.figure.subplots(2, 3, gridspec_kw={"width_ratios": [1, 1, 1.35]})
+            grid = self.figure.subplots(2, 3, gridspec_kw={"width_ratios": [1, 1, 1.75]})
             (self.loss, self.auc, self.event), (self.histogram, self.curve, self.pt) = grid
             self._make_curves()
             self._make_scores(selection)
@@ -612,7 +612,9 @@ class _Panels:
         _label(self.event, "one of the held-out events", "x [mm]", "y [mm]")
         self.event.set_aspect("equal", adjustable="box")
         self.event.set_anchor("W")
-        legend = self.event.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=2.5, handletextpad=0.1)
+        legend = self.event.legend(
+            loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=2.5, handletextpad=0.1, borderaxespad=0.1
+        )
         legend.set_in_layout(False)  # it stands where the square leaves room
 
     def move_curves(
