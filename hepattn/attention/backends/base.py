@@ -1,6 +1,8 @@
 """What every kernel receives, and how it refuses."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -8,7 +10,18 @@ from torch import Tensor
 from hepattn.masks.base import Mask
 from hepattn.sequence import Layout
 
-__all__ = ["Call", "KernelRefusal"]
+__all__ = ["Call", "KernelRefusal", "constant"]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def constant(function: F) -> F:
+    """Marks what a traced graph takes as a constant, as `torch.compiler.assume_constant_result` does.
+
+    That one would import the compiler, which takes seconds, before anything is compiled.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # noqa: SLF001
+    return function
 
 
 class KernelRefusal(RuntimeError):  # noqa: N818  (a refusal is an answer)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from hepattn.attention.backends.base import Call
+from hepattn.attention.backends.base import Call, constant
 from hepattn.masks.window import Window
 from hepattn.sequence import Layout
 
@@ -107,7 +107,7 @@ def _find() -> str | None:
     return next((module for module in DOORS if _has(module)), None)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _installed() -> str | None:
     return _find()
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
-from hepattn.attention.backends.base import Call
+from hepattn.attention.backends.base import Call, constant
 from hepattn.masks.blocks import block_mask
 
 __all__ = ["refusal", "run"]
@@ -27,7 +27,7 @@ def _compiler() -> str | None:
     return shutil.which("g++") or shutil.which("clang++")
 
 
-@torch.compiler.assume_constant_result
+@constant
 def missing(device: str) -> str | None:
     """Why this device can't run the kernel at all, or None."""
     if device == "cpu" and _compiler() is None:
