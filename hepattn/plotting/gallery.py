@@ -18,9 +18,11 @@ from PIL import Image
 from hepattn.data.sample import sample_event
 from hepattn.data.schema import Event, Selection
 from hepattn.masks import Mask, Window
+from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import style
 from hepattn.plotting.events import View, attended, event
 from hepattn.plotting.masks import mask
+from hepattn.plotting.performance import kept, scores
 
 IMAGES = Path(__file__).resolve().parents[2] / "notebooks" / "images"
 """Where the pictures of a checkout lie."""
@@ -104,6 +106,18 @@ def event_and_hits() -> Figure:
     return figure
 
 
+def train_hit_filter() -> Figure:
+    """Thumbnail 08: hits that the lesson's filter keeps and loses, and its scores of both kinds."""
+    figure, (along, judged) = small(2)
+    of, net = sample_event(index=-1), HitFilter.pretrained("sample")
+    score, selection = net.score(of).numpy(), net.config.selection
+    kept(of, score, 0.5, selection, views=("xy",), ax=along)
+    scores(score, selection.hits(of), threshold=0.5, ax=judged)
+    _bare(along)
+    _bare(judged)
+    return figure
+
+
 def _dots(panel: Axes, of: Event, selection: Selection) -> None:
     """The event along the beam, its reconstructable particles in colours, without legend and words."""
     event(of, "particle", views=("xy",), selection=selection, ax=panel)
@@ -122,6 +136,7 @@ def _bare(panel: Axes) -> None:
 THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "00": quickstart,
     "01": event_and_hits,
+    "08": train_hit_filter,
 }
 """Number of a finished notebook -> what draws its thumbnail."""
 
