@@ -20,6 +20,7 @@ from hepattn.data.schema import Event, Selection
 from hepattn.masks import Mask, Window
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import style
+from hepattn.plotting.attention import MapPanel, change, layer_pattern, preference
 from hepattn.plotting.events import View, attended, event
 from hepattn.plotting.masks import mask
 from hepattn.plotting.performance import kept, scores
@@ -106,6 +107,17 @@ def event_and_hits() -> Figure:
     return figure
 
 
+def before_and_after() -> Figure:
+    """Thumbnail 03: maps of attention without an encoding, with one, and their difference."""
+    figure, panels = small(3, aspect=0.36)
+    patterns = [layer_pattern(sample_event(), name, tied=True) for name in ("none", "periodic")]
+    before, after = (preference(pattern, 32, 0) for pattern in patterns)
+    for panel, values, last in zip(panels, (before, after, change(before, after)), (False, False, True), strict=True):
+        MapPanel(panel, "", bins=32, change=last).show(values)
+        panel.set_axis_off()
+    return figure
+
+
 def train_hit_filter() -> Figure:
     """Thumbnail 08: hits that the lesson's filter keeps and loses, and its scores of both kinds."""
     figure, (along, judged) = small(2)
@@ -136,6 +148,7 @@ def _bare(panel: Axes) -> None:
 THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "00": quickstart,
     "01": event_and_hits,
+    "03": before_and_after,
     "08": train_hit_filter,
 }
 """Number of a finished notebook -> what draws its thumbnail."""
