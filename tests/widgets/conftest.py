@@ -46,6 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
     command += [f"--port={port}", f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={TOKEN}"]
     places = {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTER_CONFIG_DIR": str(home / "config")}
+    places["HEPATTN_LESSON_STEPS"] = "60"  # of 600
     log = (home / "log").open("w")
     process = subprocess.Popen(
         command, env={**os.environ, **places, "JUPYTER_RUNTIME_DIR": str(home / "runtime")}, stdout=log, stderr=log

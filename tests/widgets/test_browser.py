@@ -39,18 +39,36 @@ def move_fast(page: Any, label: str, moves: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("notebook", "label", "moves"), [("01_event_and_hits.ipynb", "pT cut", 8)], ids=lambda value: str(value)[:2]
+    ("notebook", "label", "explorers"),
+    [("01_event_and_hits.ipynb", "pT cut", 1), ("03_attention_before_and_after_encoding.ipynb", "query at", 2)],
+    ids=["01", "03"],
 )
-def test_one_picture_follows_fast_moves(lab, notebook, label, moves):
+def test_one_picture_an_explorer_follows_fast_moves(lab, notebook, label, explorers):
     page = lab(notebook)
     page.wait_for_selector(PICTURE, timeout=180_000)
     wait_until_idle(page)
     before = source(page)
-    move_fast(page, label, moves)
+    move_fast(page, label, 8)
     after = wait_for_another(page, before)
     page.wait_for_timeout(1_000)
-    assert page.locator(PICTURE).count() == 1
+    assert page.locator(PICTURE).count() == explorers
     move_fast(page, label, 1)
     wait_for_another(page, source(page))
-    assert page.locator(PICTURE).count() == 1
+    assert page.locator(PICTURE).count() == explorers
     assert after != before
+
+
+def test_a_training_moves_its_picture_and_stops_with_a_checkpoint(lab, server):
+    page = lab("08_train_hit_filter.ipynb")
+    page.wait_for_selector(PICTURE, timeout=240_000)
+    moving = wait_for_another(page, source(page))  # nobody touched anything
+    move_fast(page, "threshold", 6)
+    wait_for_another(page, moving)
+    page.locator(".jp-OutputArea button:has-text('stop')").first.click()
+    checkpoints = server[1] / "checkpoints" / "lesson"
+    for _ in range(60):
+        if list(checkpoints.rglob("*.ckpt")):
+            break
+        page.wait_for_timeout(500)
+    assert list(checkpoints.rglob("*.ckpt"))
+    assert page.locator(PICTURE).count() == 1
