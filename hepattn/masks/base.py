@@ -124,6 +124,11 @@ class MaskMod:
         return same & self.mask.allowed(q - self.first_query[q], position, place)
 
 
+def turns(device: torch.device) -> Tensor:
+    """`(3, 1, 1)`: -1, 0 and 1, how often a ring is gone round before two runs are compared."""
+    return torch.arange(-1, 2, device=device)[:, None, None]
+
+
 def check_size(name: str, size: int) -> None:
     """Raises where a window's size is not a positive integer."""
     if isinstance(size, bool) or not isinstance(size, int):

@@ -4,6 +4,9 @@ The packed tokens are cut into blocks of `size`; a block that crosses from one e
 *segments*. A mask relates segments (`Mask.relate`); blocks inherit what their segments say.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
@@ -18,24 +21,19 @@ class _Segments:
     """Runs of tokens that lie in one event and in one block; some are empty, so that their number is no value."""
 
     def __init__(self, layout: Layout, size: int) -> None:
-        device = layout.device
         self.blocks = -(-layout.total // size)
-        edges = torch.arange(0, layout.total, size, device=device)
+        edges = torch.arange(0, layout.total, size, device=layout.device)
         first = torch.cat([edges, layout.offsets[:-1]]).sort().values
         last = torch.cat([first[1:], layout.offsets[-1:]]) - 1
-        self.filled = last >= first
+        filled = last >= first
         first = first.clamp(max=layout.total - 1)
         self.event = run_of(layout.offsets, first)
         start = layout.offsets[self.event]
-        self.block = first // size
         self.span = Span(first - start, last - start)
-
-
-def _any(relation: Tensor, q: _Segments, k: _Segments) -> Tensor:
-    """`(query blocks, key blocks)`: whether a pair of filled segments is True."""
-    counts = (relation & q.filled[:, None] & k.filled[None, :]).to(torch.int32)
-    by_row = counts.new_zeros(q.blocks, counts.shape[1]).index_add(0, q.block, counts)
-    return by_row.new_zeros(q.blocks, k.blocks).index_add(1, k.block, by_row) > 0
+        self.block = torch.where(filled, first // size, self.blocks)
+        """Which block; for an empty segment one block too many."""
+        self.whole = (edges + size) <= layout.total
+        """`(blocks,)`: False where the last block is cut short."""
 
 
 def block_relation(
@@ -49,18 +47,20 @@ def block_relation(
     q_size, k_size = (size, size) if isinstance(size, int) else size
     q = _Segments(queries, q_size)
     k = q if keys is queries and k_size == q_size else _Segments(keys, k_size)
-    same = q.event[:, None] == k.event[None, :]
-    if mask is None:
-        some = every = same
-    else:
+    some = every = q.event[:, None] == k.event[None, :]
+    if mask is not None:
         row = Span(q.span.first[:, None], q.span.last[:, None])
         column = Span(k.span.first[None, :], k.span.last[None, :])
-        n_q, n_k = queries.offsets.diff()[q.event][:, None], keys.offsets.diff()[q.event][:, None]
-        some, every = mask.relate(row, column, Place(n_q, n_k, q.event[:, None]))
-        some, every = some & same, every & same
-    rows, columns = (torch.arange(n, device=queries.device) for n in (q.blocks, k.blocks))
-    whole = ((rows + 1) * q_size <= queries.total)[:, None] & ((columns + 1) * k_size <= keys.total)[None, :]
-    return _any(some, q, k), ~_any(~every, q, k) & whole  # the last block may be cut short
+        n_q = queries.offsets.diff()[q.event][:, None]
+        n_k = n_q if keys is queries else keys.offsets.diff()[q.event][:, None]
+        in_some, in_every = mask.relate(row, column, Place(n_q, n_k, q.event[:, None]))
+        some, every = some & in_some, every & in_every
+    # a block may do something where one of its segments may, and not everything where one of them may not
+    by_segment = torch.stack([some, ~every]).to(torch.int32)
+    by_row = by_segment.new_zeros(2, q.blocks + 1, by_segment.shape[2]).index_add(1, q.block, by_segment)
+    by_block = by_row.new_zeros(2, q.blocks + 1, k.blocks + 1).index_add(2, k.block, by_row)
+    may, lacks = (by_block[:, :-1, :-1] > 0).unbind()
+    return may, ~lacks & (q.whole[:, None] & k.whole[None, :])
 
 
 def block_mask(mask: Mask | None, queries: Layout, keys: Layout, size: int = 128) -> BlockMask:
@@ -75,10 +75,10 @@ def block_mask(mask: Mask | None, queries: Layout, keys: Layout, size: int = 128
 
 
 def _build(mask: Mask | None, queries: Layout, keys: Layout, size: int) -> BlockMask:
-    some, every = block_relation(mask, queries, keys, size)
-    blocks = torch.stack([some & ~every, every]).to(torch.int8)
-    # the other way round, for gradients, is built here too: from_kv_blocks takes milliseconds to find it out
-    (partial, full), (partial_back, full_back) = _ordered(blocks), _ordered(blocks.mT.contiguous())
+    # dozens of small operations: on a GPU they take milliseconds one by one, and a fraction of one when fused
+    eager = queries.device.type != "cuda" or torch.compiler.is_compiling()
+    find = _indices if eager else _fused_indices()
+    partial, full, partial_back, full_back = find(mask, queries, keys, size)
     return BlockMask(
         seq_lengths=(queries.total, keys.total),
         kv_num_blocks=partial[0],
@@ -92,6 +92,21 @@ def _build(mask: Mask | None, queries: Layout, keys: Layout, size: int) -> Block
         BLOCK_SIZE=(size, size),
         mask_mod=MaskMod(mask, queries, keys),
     )
+
+
+def _indices(mask: Mask | None, queries: Layout, keys: Layout, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Numbers and indices of blocks: partly and wholly allowed, then the same two seen from the keys."""
+    some, every = block_relation(mask, queries, keys, size)
+    blocks = torch.stack([some & ~every, every]).to(torch.int8)
+    # the other way round, for gradients, is built here too: from_kv_blocks takes milliseconds to find it out
+    if some.shape[0] == some.shape[1]:
+        return _ordered(torch.cat([blocks, blocks.mT]))
+    return [*_ordered(blocks), *_ordered(blocks.mT)]
+
+
+@cache
+def _fused_indices() -> Callable[[Mask | None, Layout, Layout, int], list[tuple[Tensor, Tensor]]]:
+    return torch.compile(_indices, dynamic=True)
 
 
 def _ordered(blocks: Tensor) -> list[tuple[Tensor, Tensor]]:

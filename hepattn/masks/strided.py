@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hepattn.masks.base import Mask, Place, Span, check_size
+from hepattn.masks.base import Mask, Place, Span, check_size, turns
 
 __all__ = ["Strided"]
 
@@ -57,17 +57,14 @@ class Strided(Mask):
         if self.transposed:
             few, many, i, j = many, few, key, query
         reach = self.size * few
-        some = every = None
-        for turn in (0, -1, 1) if self.wrap else (0,):
-            lowest = 2 * (j.first * few - i.last * many + turn * few * many)
-            highest = 2 * (j.last * few - i.first * many + turn * few * many)
-            also_some = (lowest <= reach) & (highest >= -reach)
-            also_every = (lowest >= -reach) & (highest <= reach)
-            some = also_some if some is None else some | also_some
-            every = also_every if every is None else every | also_every
-        assert some is not None
-        assert every is not None
-        return some, every
+        lowest = 2 * (j.first * few - i.last * many)
+        highest = 2 * (j.last * few - i.first * many)
+        if self.wrap:  # the same, and once around either way
+            turn = turns(lowest.device) * (2 * few * many)
+            lowest, highest = lowest + turn, highest + turn
+        some = (lowest <= reach) & (highest >= -reach)
+        every = (lowest >= -reach) & (highest <= reach)
+        return (some.any(0), every.any(0)) if self.wrap else (some, every)
 
 
 def _wide(x: int | Tensor) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
-from hepattn.masks.base import Mask, Place, Span, check_size
+from hepattn.masks.base import Mask, Place, Span, check_size, turns
 
 __all__ = ["Window"]
 
@@ -51,16 +51,10 @@ class Window(Mask):
 
     @override
     def relate(self, query: Span, key: Span, place: Place) -> tuple[Tensor, Tensor]:
-        some, every = _near(query, key, self.half, 0)
-        if self.wrap:
-            for turn in (-1, 1):
-                also_some, also_every = _near(query, key, self.half, turn * place.keys)
-                some, every = some | also_some, every | also_every
-        return some, every
-
-
-def _near(query: Span, key: Span, half: int, shift: int | Tensor) -> tuple[Tensor, Tensor]:
-    """Whether some, and every, pair of the two runs is within `half` when the keys are shifted."""
-    lowest = key.first + shift - query.last
-    highest = key.last + shift - query.first
-    return (lowest <= half) & (highest >= -half), (lowest >= -half) & (highest <= half)
+        lowest, highest = key.first - query.last, key.last - query.first
+        if self.wrap:  # the same, and once around either way
+            turn = turns(lowest.device) * place.keys
+            lowest, highest = lowest + turn, highest + turn
+        some = (lowest <= self.half) & (highest >= -self.half)
+        every = (lowest >= -self.half) & (highest <= self.half)
+        return (some.any(0), every.any(0)) if self.wrap else (some, every)

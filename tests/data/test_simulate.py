@@ -16,7 +16,7 @@ from hepattn.data.simulation import Recipe, SimulationError, main, simulate_to
 from hepattn.data.simulation.detector import READOUT, Modules
 from hepattn.data.simulation.files import finished, open_folder
 from hepattn.data.simulation.packages import available, require
-from hepattn.data.simulation.realism import noise, snap, surviving
+from hepattn.data.simulation.realism import fluctuating, noise, snap, surviving
 from hepattn.data.simulation.worker import Answer, Order, carry_out
 
 needs_packages = pytest.mark.skipif(not available(), reason="pyacts or pythia8mc is missing (the extra sim)")
@@ -76,6 +76,25 @@ def test_hadrons_lose_the_rest_of_their_hits():
     assert surviving(particle[:0], time_of[:0], pdg[:0], 0.1, rng).shape == (0,)
 
 
+def test_charges_fluctuate_cell_by_cell():
+    # against the obvious way: a path of 3.6 cells that begins anywhere in its first one, each cell with its own factor
+    rng = np.random.default_rng(4)
+    start = rng.random(40_000)[:, None]
+    edges = np.arange(6)[None, :]
+    inside = np.clip(np.minimum(edges + 1, start + 3.6) - np.maximum(edges, start), 0, None)
+    cells = (inside > 0).sum(axis=1)
+    slow = (inside * (1 + 0.1 * rng.standard_normal(inside.shape))).sum(axis=1)
+    ours = fluctuating(np.full(len(cells), 3.6), cells, 0.1, rng)
+    for number in (4, 5):
+        one, other = slow[cells == number], ours[cells == number]
+        np.testing.assert_allclose(other.mean(), 3.6, rtol=0.005)
+        np.testing.assert_allclose(other.std(), one.std(), rtol=0.1)
+    single = fluctuating(np.ones(40_000), np.ones(40_000, dtype=int), 0.1, rng)
+    np.testing.assert_allclose(single.std(), 0.1, rtol=0.03)
+    np.testing.assert_array_equal(fluctuating(single, cells, 0.0, rng), single)
+    assert fluctuating(single[:0], cells[:0], 0.1, rng).shape == (0,)
+
+
 def test_snapping_to_cells():
     pitch = np.full(4, 2.0)
     # one cell: the centres are 1, 3, 5 ...; two cells: the edges 0, 2, 4 ...
@@ -115,6 +134,8 @@ def test_a_recipe_checks_its_numbers():
         Recipe(pileup=-1)
     with pytest.raises(ValueError, match="nothing to simulate"):
         Recipe(pileup=0, hard="none")
+    with pytest.raises(ValueError, match="cell_spread"):
+        Recipe(cell_spread=0.5)
     with pytest.raises(ValueError, match="hard"):
         Recipe(hard="higgs")  # type: ignore[arg-type]
     seeds = {Recipe(seed=3).pythia_seed(index) for index in range(5000)}
@@ -138,14 +159,19 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
 
 
 def test_the_samples_are_what_they_should_be():
-    light, middle, full = (sample_events(name) for name in ("ttbar_mu0", "ttbar_mu40", "ttbar_mu200"))
-    assert (len(light), len(middle), len(full)) == (250, 4, 2)
-    for event in (light[0], middle[0], full[0]):
+    light, medium, full = (sample_events(name) for name in ("ttbar_mu0", "ttbar_mu40", "ttbar_mu200"))
+    assert (len(light), len(medium), len(full)) == (250, 4, 2)
+    for event in (light[0], medium[0], full[0]):
         hits, particles = event.hits, event.particles
         assert particles is not None
         assert set(np.unique(hits.volume_id)) <= {7, 8, 9, 12, 13, 14, 16, 17, 18}
         assert (event.hits_per_particle >= 1).all()
         assert particles.pt.max() > 1
+        # one cell in an end-cap: a path of 0.3 mm or little more, with the 10 % of TrackML's cells
+        single = np.isin(hits.volume_id, (7, 9)) & (hits.clusters.size_u == 1) & (hits.clusters.size_v == 1)
+        low, middle, high = np.quantile(hits.clusters.charge[single], [0.16, 0.5, 0.84])
+        assert abs(middle / 0.3 - 1) < 0.03
+        assert 0.08 < (high - low) / (2 * middle) < 0.12
         for (volume, layer), radius in RADII.items():
             here = (hits.volume_id == volume) & (hits.layer_id == layer)
             if here.sum() > 50:
@@ -153,7 +179,7 @@ def test_the_samples_are_what_they_should_be():
     for event in full:
         assert 80_000 < len(event.hits) < 125_000
         assert 0.12 < noise_of(event).mean() < 0.22
-    assert not any(noise_of(event).any() for event in (light[0], middle[0]))
+    assert not any(noise_of(event).any() for event in (light[0], medium[0]))
 
 
 # -- whole events ---------------------------------------------------------------------------------

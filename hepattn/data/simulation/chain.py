@@ -24,7 +24,7 @@ from hepattn.data.simulation.detector import (
 )
 from hepattn.data.simulation.generator import Collisions
 from hepattn.data.simulation.packages import require
-from hepattn.data.simulation.realism import noise, snap, surviving
+from hepattn.data.simulation.realism import fluctuating, noise, snap, surviving
 from hepattn.data.simulation.recipe import Recipe
 from hepattn.data.trackml import cluster_angles
 
@@ -244,6 +244,8 @@ def assemble(
         place = _joined(place, (extra.x, extra.y, extra.z))
         shape = _joined(shape, (extra.size_u, extra.size_v, extra.charge))
         particle = np.concatenate([particle, np.full(len(extra.module), -1)])
+
+    shape[2] = fluctuating(shape[2], shape[0] + shape[1] - 1, recipe.cell_spread, recipe.rng(index, 3))
 
     # Order by module, then along x: nothing in the order tells noise from particles.
     order = np.lexsort((place[0], row))

@@ -1,4 +1,4 @@
-"""What the fast simulation lacks: hadrons that are stopped by nuclear interactions, and noise."""
+"""What the fast simulation lacks: hadrons stopped by nuclear interactions, charges that fluctuate, and noise."""
 
 from dataclasses import dataclass
 
@@ -71,6 +71,24 @@ def surviving(
     return alive
 
 
+def fluctuating(
+    charge: FloatArray, cells: npt.NDArray[np.integer], cell_spread: float, rng: np.random.Generator
+) -> FloatArray:
+    """(n,) charges of clusters whose cells fluctuate each by itself, relative to their own charge.
+
+    A straight path shares itself unevenly among `cells` cells: the sum fluctuates as that of `cells - 1/2` equal ones
+    does (at least one; within 10 % of the sums of squares of real TrackML cells).
+
+    Args:
+        charge: (n,) sums without fluctuations.
+        cells: (n,) how many cells.
+        cell_spread: relative standard deviation of one cell's charge.
+        rng: random stream; one number is drawn for each cluster.
+    """
+    relative = cell_spread / np.sqrt(np.maximum(cells - 0.5, 1.0))
+    return charge * np.maximum(1.0 + relative * rng.standard_normal(len(charge)), 0.0)
+
+
 def noise(modules: Modules, per_module: float, rng: np.random.Generator) -> NoiseHits:
     """Poisson(per_module) noise clusters on each module, evenly over its surface, snapped to its cells.
 
@@ -113,7 +131,10 @@ def noise(modules: Modules, per_module: float, rng: np.random.Generator) -> Nois
         + v[:, None] * modules.rotation[module, :, 1]
     )
 
-    path = np.sqrt(thickness**2 + ((size_u - 1) * pitch_u) ** 2 + ((size_v - 1) * pitch_v) ** 2)
+    # The path begins and ends somewhere inside its first and its last cell.
+    inside = rng.random((2, n)) + rng.random((2, n))
+    along_u, along_v = (np.where(s > 1, s - 2 + i, 0.0) for s, i in zip((size_u, size_v), inside, strict=True))
+    path = np.sqrt(thickness**2 + (along_u * pitch_u) ** 2 + (along_v * pitch_v) ** 2)
     charge = np.where(digital, size_u + size_v - 1, path)
     return NoiseHits(
         module=module,

@@ -43,6 +43,8 @@ class Recipe:
     """Tesla, constant along z."""
     loss_per_hit: float = 0.023
     noise_per_module: float = 0.942
+    cell_spread: float = 0.10
+    """Relative standard deviation of the charge of one pixel, independent from cell to cell, as in TrackML's events."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beam_spot", tuple(self.beam_spot))
@@ -52,6 +54,8 @@ class Recipe:
             raise ValueError(f"pileup must lie between 0 and 1000, got {self.pileup}")
         if self.hard not in {"ttbar", "none"}:
             raise ValueError(f"hard must be 'ttbar' or 'none', got {self.hard!r}")
+        if not 0 <= self.cell_spread < 0.2:
+            raise ValueError(f"cell_spread must lie between 0 and 0.2 (charges stay positive), got {self.cell_spread}")
         if self.hard == "none" and self.pileup == 0:
             raise ValueError("nothing to simulate: hard is 'none' and pileup is 0")
 
@@ -60,7 +64,7 @@ class Recipe:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def rng(self, index: int, purpose: int) -> np.random.Generator:
-        """The random stream of event `index` for one purpose (0 collisions, 1 losses, 2 noise); all are independent."""
+        """The random stream of event `index` for one purpose (0 collisions, 1 losses, 2 noise, 3 charges)."""
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(index, purpose)))
 
     def pythia_seed(self, index: int) -> int:
@@ -70,4 +74,4 @@ class Recipe:
 
     def acts_seed(self) -> int:
         """Seed of the detector simulation, which combines it with the number of the event by itself."""
-        return int(np.random.SeedSequence(self.seed, spawn_key=(0, 3)).generate_state(1, np.uint32)[0])
+        return int(np.random.SeedSequence(self.seed, spawn_key=(0,)).generate_state(1, np.uint32)[0])
