@@ -16,6 +16,9 @@ from hepattn.sequence import Layout, run_of
 
 __all__ = ["block_mask", "block_relation"]
 
+WORTH_FUSING = 8192
+"""Tokens from which on a GPU the indices of a kind of mask are worth the seconds that compiling them takes."""
+
 
 class _Segments:
     """Runs of tokens that lie in one event and in one block; some are empty, so that their number is no value."""
@@ -75,9 +78,9 @@ def block_mask(mask: Mask | None, queries: Layout, keys: Layout, size: int = 128
 
 
 def _build(mask: Mask | None, queries: Layout, keys: Layout, size: int) -> BlockMask:
-    # dozens of small operations: on a GPU they take milliseconds one by one, and a fraction of one when fused
-    eager = queries.device.type != "cuda" or torch.compiler.is_compiling()
-    find = _indices if eager else _fused_indices()
+    # dozens of small operations: a millisecond one by one on a GPU, a third of it when fused
+    fuse = queries.device.type == "cuda" and queries.total >= WORTH_FUSING and not torch.compiler.is_compiling()
+    find = _fused_indices() if fuse else _indices
     partial, full, partial_back, full_back = find(mask, queries, keys, size)
     return BlockMask(
         seq_lengths=(queries.total, keys.total),
