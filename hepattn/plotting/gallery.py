@@ -20,7 +20,9 @@ from hepattn.data.schema import Event, Selection
 from hepattn.masks import Mask, Window
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import style
-from hepattn.plotting.attention import MapPanel, change, layer_pattern, preference
+from hepattn.plotting.attention_numbers import change, preference
+from hepattn.plotting.attention_panels import MapPanel
+from hepattn.plotting.attention_pattern import layer_pattern
 from hepattn.plotting.events import View, attended, event
 from hepattn.plotting.masks import mask
 from hepattn.plotting.performance import kept, scores

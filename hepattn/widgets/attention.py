@@ -14,9 +14,19 @@ from PIL import Image
 
 from hepattn.data.schema import Event
 from hepattn.models.hit_filter import HitFilter
-from hepattn.plotting import attention as draw
 from hepattn.plotting import style
-from hepattn.plotting.attention import Numbers, Pattern
+from hepattn.plotting.attention_numbers import Numbers, change, measure, preference
+from hepattn.plotting.attention_panels import (
+    AFTER,
+    BEFORE,
+    AnglePanel,
+    DetectorPanel,
+    MapPanel,
+    change_bar,
+    map_bar,
+    mark_legend,
+)
+from hepattn.plotting.attention_pattern import Pattern, filter_patterns, layer_pattern, phi_encoding
 from hepattn.widgets.base import Explorer, choice, slider
 
 __all__ = ["AttentionExplorer"]
@@ -160,7 +170,7 @@ class AttentionExplorer(Explorer):
         at = float(after.query_phi[row])
         centre = 0.0 if self.zoom == math.pi else at
         maps = [self._map(one, head, centre) for one in (before, after)]
-        for panel, values in zip(self.maps, [*maps, draw.change(*maps)], strict=True):
+        for panel, values in zip(self.maps, [*maps, change(*maps)], strict=True):
             panel.frame(centre, self.zoom)
             panel.show(values, at=at)
         self.detector.show(after, row, head)
@@ -173,23 +183,23 @@ class AttentionExplorer(Explorer):
             top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.08])[:, 0]
             axes = top.subplots(1, 3)
             self.maps = [
-                draw.MapPanel(ax, title, bins=self.bins, queries=self.queries, change=last)
+                MapPanel(ax, title, bins=self.bins, queries=self.queries, change=last)
                 for ax, title, last in zip(
                     axes, ("before: no encoding", "after", "difference"), (False, False, True), strict=True
                 )
             ]
             for panel in self.maps[1:]:
                 panel.bare()
-            draw.map_bar(top, self.maps[0].image, axes[:2])
-            draw.change_bar(top, self.maps[2].image, axes[2])
+            map_bar(top, self.maps[0].image, axes[:2])
+            change_bar(top, self.maps[2].image, axes[2])
             detector, angles = bottom.subplots(1, 2)
-            self.detector = draw.DetectorPanel(detector, "after: what the query looks at most")
-            self.angles = draw.AnglePanel(angles, ["before", "after"], [draw.BEFORE, draw.AFTER])
+            self.detector = DetectorPanel(detector, "after: what the query looks at most")
+            self.angles = AnglePanel(angles, ["before", "after"], [BEFORE, AFTER])
             for panel in self.maps:
                 figure.move(panel.image, panel.line)
             figure.move(self.detector.hits, self.detector.lines, self.detector.rings, self.detector.star)
             figure.move(self.angles.keys, *self.angles.curves)
-            draw.mark_legend(bottom, own=self.queries is None)
+            mark_legend(bottom, own=self.queries is None)
         return figure
 
     def _keep(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
@@ -204,15 +214,15 @@ class AttentionExplorer(Explorer):
 
     def _filter(self, kind: str, encoded: bool) -> list[Pattern]:
         event = self.events[self.event]
-        make = partial(draw.filter_patterns, self.nets[kind], event, encoded=encoded)
+        make = partial(filter_patterns, self.nets[kind], event, encoded=encoded)
         return self._keep(("filter", self.event, kind, encoded), make)
 
     def _layer(self, encoding: str, alpha: float, base: float) -> Pattern:
         tied = self.layer == "tied"
 
         def make() -> Pattern:
-            encode = draw.phi_encoding(encoding, 64, alpha or None, base or None)
-            return draw.layer_pattern(
+            encode = phi_encoding(encoding, 64, alpha or None, base or None)
+            return layer_pattern(
                 self.events[self.event], encode, tied=tied, queries=self.queries, heads=self.heads, seed=self.seed
             )
 
@@ -222,19 +232,19 @@ class AttentionExplorer(Explorer):
         half = self.zoom
         return self._keep(
             ("map", pattern, head, centre, half),
-            lambda: draw.preference(pattern, self.bins, head, centre=centre, half=half),
+            lambda: preference(pattern, self.bins, head, centre=centre, half=half),
         )
 
     def _numbers(self, pattern: Pattern, head: int) -> Numbers:
         rows = torch.arange(0, len(pattern.q), max(1, len(pattern.q) // SAMPLED))
-        return self._keep(("numbers", pattern, head), lambda: draw.measure(pattern, head, rows=rows))
+        return self._keep(("numbers", pattern, head), lambda: measure(pattern, head, rows=rows))
 
     def _table(self, before: Pattern, after: Pattern, row: int, head: int) -> str:
         alike = self._keep(("alike", before.mask, self.event), before.uniform)
         each = {"no encoding": (before, head), "with encoding": (after, head), "all keys alike": (alike, 0)}
         lines = []
         for name, (pattern, at) in each.items():
-            one, mean = draw.measure(pattern, at, rows=[row]), self._numbers(pattern, at)
+            one, mean = measure(pattern, at, rows=[row]), self._numbers(pattern, at)
             cells = [f"<b>{name}</b>"]
             for of in (one, mean):
                 cells += [_share(of.own), _share(of.itself), f"{of.distance:.2f}", f"{of.entropy:.1f}"]

@@ -10,21 +10,24 @@ import pytest
 import torch
 
 from hepattn.attention.module import Attention, record_attention
+from hepattn.data.features import hit_features
 from hepattn.encodings import Periodic
 from hepattn.masks import Window
 from hepattn.models.hit_filter import HitFilter
-from hepattn.plotting import attention as at
-from hepattn.plotting import attention_maps, attention_rows, attention_seam
+from hepattn.plotting import attention_maps, attention_pattern, attention_rows, attention_seam
+from hepattn.plotting.attention_numbers import Numbers, across, binned, compare, measure, preference, strongest
+from hepattn.plotting.attention_pattern import CONTENT, Pattern, filter_patterns, layer_pattern, phi_encoding, turn
+from hepattn.sequence import Layout
 
 NAMES = ("none", "sinusoidal", "hepformer", "periodic", "fourier", "periodic_fourier")
 
 
 @pytest.fixture
-def pattern(event) -> at.Pattern:
-    return at.layer_pattern(event, "periodic", tied=True)
+def pattern(event) -> Pattern:
+    return layer_pattern(event, "periodic", tied=True)
 
 
-def dense(pattern: at.Pattern, head: int) -> np.ndarray:
+def dense(pattern: Pattern, head: int) -> np.ndarray:
     """All weights of a head, float64, pair by pair."""
     scores = pattern.q[:, head].double() @ pattern.k[:, head].double().T / math.sqrt(pattern.q.shape[-1])
     if pattern.mask is not None:
@@ -32,7 +35,7 @@ def dense(pattern: at.Pattern, head: int) -> np.ndarray:
     return scores.softmax(dim=-1).numpy()
 
 
-def slow(pattern: at.Pattern, head: int) -> at.Numbers:
+def slow(pattern: Pattern, head: int) -> Numbers:
     """The numbers of a head, written out query by query."""
     found: list[list[float]] = []
     for i, row in enumerate(dense(pattern, head)):
@@ -49,17 +52,17 @@ def slow(pattern: at.Pattern, head: int) -> at.Numbers:
             ]
         )
     columns = np.array(found).T
-    return at.Numbers(*(math.nan if np.isnan(one).all() else float(np.nanmean(one)) for one in columns))
+    return Numbers(*(math.nan if np.isnan(one).all() else float(np.nanmean(one)) for one in columns))
 
 
-def as_list(numbers: at.Numbers) -> list[float]:
+def as_list(numbers: Numbers) -> list[float]:
     return [numbers.own, numbers.itself, numbers.distance, numbers.entropy]
 
 
 @pytest.mark.parametrize("encoding", NAMES)
 @pytest.mark.parametrize("queries", [None, 7])
 def test_rows_sum_to_one_and_agree_with_float64(event, encoding, queries):
-    pattern = at.layer_pattern(event, encoding, queries=queries)
+    pattern = layer_pattern(event, encoding, queries=queries)
     for head in (0, 3):
         rows = pattern.rows(range(len(pattern.q)), head)
         assert torch.allclose(rows.sum(dim=1), torch.ones(len(rows)), atol=1e-5)
@@ -73,26 +76,26 @@ def test_rows_sum_to_one_and_agree_with_float64(event, encoding, queries):
 def test_numbers_agree_with_a_slow_reference(event, queries, mask):
     if queries is not None and mask is not None:
         pytest.skip("a window is a mask of self-attention")
-    pattern = replace(at.layer_pattern(event, "periodic", tied=True, queries=queries), mask=mask)
+    pattern = replace(layer_pattern(event, "periodic", tied=True, queries=queries), mask=mask)
     for head in (0, 2):
-        assert as_list(at.measure(pattern, head)) == pytest.approx(as_list(slow(pattern, head)), abs=1e-5, nan_ok=True)
+        assert as_list(measure(pattern, head)) == pytest.approx(as_list(slow(pattern, head)), abs=1e-5, nan_ok=True)
 
 
 def test_numbers_do_not_depend_on_the_chunks(pattern, monkeypatch):
-    whole, shares = at.measure(pattern), at.binned(pattern)
-    monkeypatch.setattr(at, "BLOCK", 1000)
+    whole, shares = measure(pattern), binned(pattern)
+    monkeypatch.setattr(attention_pattern, "BLOCK", 1000)
     assert len(list(pattern.chunks())) > 10
-    assert as_list(at.measure(pattern)) == pytest.approx(as_list(whole), abs=1e-6)
-    assert np.allclose(at.binned(pattern), shares, atol=1e-6, equal_nan=True)
+    assert as_list(measure(pattern)) == pytest.approx(as_list(whole), abs=1e-6)
+    assert np.allclose(binned(pattern), shares, atol=1e-6, equal_nan=True)
 
 
 def test_uniform_attention_is_what_chance_gives(pattern):
-    found = at.measure(pattern.uniform())
+    found = measure(pattern.uniform())
     sizes = np.bincount(pattern.key_particle[pattern.key_particle >= 0])
     chance = sum(size * (size - 1) for size in sizes) / sizes.sum() / len(pattern.k)
     assert found.own == pytest.approx(chance, abs=1e-6)
     assert found.entropy == pytest.approx(math.log2(len(pattern.k)), abs=1e-4)
-    windowed = at.measure(replace(pattern, mask=Window(8, wrap=True)).uniform())
+    windowed = measure(replace(pattern, mask=Window(8, wrap=True)).uniform())
     assert windowed.entropy == pytest.approx(math.log2(9), abs=1e-4)
 
 
@@ -100,14 +103,14 @@ def test_uniform_attention_is_what_chance_gives(pattern):
 def test_the_binned_map_is_the_map_binned(pattern, centre, half):
     bins = 9
     edges = np.linspace(-half, half, bins + 1)
-    place = np.searchsorted(edges, at.turn(pattern.key_phi - centre), side="right") - 1
+    place = np.searchsorted(edges, turn(pattern.key_phi - centre), side="right") - 1
     whole = dense(pattern, 1)
     expected = np.full((bins, bins), np.nan)
     for a, b in itertools.product(range(bins), range(bins)):
         rows = whole[place == a]
         if len(rows):
             expected[a, b] = rows[:, place == b].sum(axis=1).mean()
-    found = at.binned(pattern, bins, 1, centre=centre, half=half)
+    found = binned(pattern, bins, 1, centre=centre, half=half)
     assert np.allclose(found, expected, atol=1e-6, equal_nan=True)
     if half == math.pi:
         assert np.allclose(np.nansum(found, axis=1)[~np.isnan(found[:, 0])], 1, atol=1e-5)
@@ -115,12 +118,12 @@ def test_the_binned_map_is_the_map_binned(pattern, centre, half):
 
 def test_no_preference_is_one(pattern):
     for mask in (None, Window(20, wrap=True)):
-        found = at.preference(replace(pattern, mask=mask).uniform(), 12, 0)
+        found = preference(replace(pattern, mask=mask).uniform(), 12, 0)
         assert np.allclose(found[np.isfinite(found)], 1, atol=1e-5)
 
 
 def test_the_strongest_keys(pattern):
-    weights, keys = at.strongest(pattern, 4, 5, head=2)
+    weights, keys = strongest(pattern, 4, 5, head=2)
     row = dense(pattern, 2)[4]
     assert set(keys.tolist()) == set(np.argsort(row)[-5:].tolist())
     assert np.allclose(weights.numpy(), np.sort(row)[::-1][:5], atol=1e-6)
@@ -128,39 +131,33 @@ def test_the_strongest_keys(pattern):
 
 def test_q_and_k_are_those_of_the_module(event):
     """The same weights in an `Attention`, recorded while it runs."""
-    pattern = at.layer_pattern(event, None, seed=3)
-    tied = at.layer_pattern(event, None, seed=3, tied=True)
+    pattern = layer_pattern(event, None, seed=3)
+    tied = layer_pattern(event, None, seed=3, tied=True)
     torch.manual_seed(3)
     layer = Attention(64, 4, qk_norm="rms")
     generator = torch.Generator().manual_seed(3)
     order = np.argsort(event.hits.phi, kind="stable")
-    features = at.hit_features(event, at.CONTENT[:4])[order]
+    features = hit_features(event, CONTENT[:4])[order]
     features = (features - features.mean(0)) / features.std(0, correction=0).clamp(min=1e-6)
     x = features @ torch.randn(4, 64, generator=generator)
     x = x / x.square().mean().sqrt() * math.sqrt(0.5)
     with torch.no_grad(), record_attention(layer) as calls:
-        layer.attend_values(x, at_layout(len(x)))
+        layer.attend_values(x, Layout.of([len(x)], torch.device("cpu")))
     assert torch.allclose(calls[0].q, pattern.q, atol=1e-5)
     assert torch.allclose(calls[0].k, pattern.k, atol=1e-5)
     assert torch.equal(tied.q, tied.k)
-
-
-def at_layout(n: int) -> Any:
-    from hepattn.sequence import Layout
-
-    return Layout.of([n], torch.device("cpu"))
 
 
 def test_making_a_pattern_leaves_the_random_state_alone(event):
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    at.layer_pattern(event, "fourier")
+    layer_pattern(event, "fourier")
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_queries_stand_at_even_angles(event):
-    pattern = at.layer_pattern(event, "periodic", queries=8)
+    pattern = layer_pattern(event, "periodic", queries=8)
     assert np.allclose(np.diff(pattern.query_phi), np.pi / 4)
     assert np.allclose(np.arctan2(*pattern.query_xy.T[::-1])[1:], pattern.query_phi[1:])
     assert not pattern.hits
@@ -170,23 +167,23 @@ def test_queries_stand_at_even_angles(event):
 
 def test_alpha_is_the_highest_frequency():
     for name in ("sinusoidal", "hepformer", "periodic"):
-        encoding: Any = at.phi_encoding(name, 16, alpha=20.0, base=10.0)
+        encoding: Any = phi_encoding(name, 16, alpha=20.0, base=10.0)
         assert float(encoding.omega.max()) == pytest.approx(20.0)
-    fourier: Any = at.phi_encoding("fourier", 4000, alpha=20.0)
+    fourier: Any = phi_encoding("fourier", 4000, alpha=20.0)
     assert float(2 * np.pi * fourier.B.std()) == pytest.approx(20.0, rel=0.05)
-    assert at.phi_encoding("none", 16) is None
+    assert phi_encoding("none", 16) is None
 
 
 def test_a_filter_without_its_encodings(event):
     names = ("x", "y", "z", "r")
     net = HitFilter(features=names, dim=16, layers=2, heads=2, window=10).train()
-    encoded, without = (at.filter_patterns(net, event, encoded=one) for one in (True, False))
+    encoded, without = (filter_patterns(net, event, encoded=one) for one in (True, False))
     assert net.training
     assert not net.encoding._forward_hooks
     assert [one.name for one in encoded] == ["hit filter, layer 1", "hit filter, layer 2"]
     assert encoded[0].mask == Window(10, wrap=True)
     assert not torch.allclose(encoded[0].q, without[0].q)
-    again = at.filter_patterns(net, event)
+    again = filter_patterns(net, event)
     assert torch.equal(again[1].k, encoded[1].k)
     hits = net.inputs(event)
     net.eval()
@@ -197,7 +194,7 @@ def test_a_filter_without_its_encodings(event):
 
 def test_a_filter_that_reads_some_volumes(event):
     net = HitFilter(features=("x", "y"), dim=8, layers=1, heads=1, window=4, volumes=(8,))
-    (pattern,) = at.filter_patterns(net, event)
+    (pattern,) = filter_patterns(net, event)
     assert len(pattern.k) == len(pattern.key_phi) == int((event.hits.volume_id == 8).sum())
 
 
@@ -209,28 +206,28 @@ def test_the_seam():
     xy = np.stack([np.cos(phi), np.sin(phi)], axis=1)
     ratio = {}
     for name in ("sinusoidal", "periodic_fourier"):
-        encoding: Any = at.phi_encoding(name, 16, alpha=8.0)
+        encoding: Any = phi_encoding(name, 16, alpha=8.0)
         x = encoding(torch.from_numpy(phi).float())[:, None] * 3
-        one = at.Pattern(name, x, x, phi, phi, xy, xy, none, none)
-        ratio[name] = at.across(one)
+        one = Pattern(name, x, x, phi, phi, xy, xy, none, none)
+        ratio[name] = across(one)
     assert ratio["periodic_fourier"] == pytest.approx(1, abs=0.1)
     assert ratio["sinusoidal"] < 0.5
 
 
 def test_compare_is_a_table_with_a_baseline(event):
-    patterns = {name: at.layer_pattern(event, name, tied=True) for name in ("none", "periodic")}
-    table = at.compare(patterns)
+    patterns = {name: layer_pattern(event, name, tied=True) for name in ("none", "periodic")}
+    table = compare(patterns)
     assert list(table.index) == ["none", "periodic", "uniform"]
     assert (table["entropy [bit]"] <= 6.36).all()  # log2 82
-    cross = at.compare({"none": at.layer_pattern(event, "none", queries=4)})
+    cross = compare({"none": layer_pattern(event, "none", queries=4)})
     assert "own particle [%]" not in cross.columns
 
 
 def test_maps_show_the_numbers(event, pattern):
-    patterns = {"before": at.layer_pattern(event, tied=True), "after": pattern}
+    patterns = {"before": layer_pattern(event, tied=True), "after": pattern}
     figure: Any = attention_maps(patterns, 0, bins=8, difference=True)
     before, after, change = (axes.images[0].get_array().filled(np.nan) for axes in figure.axes[:3])
-    assert np.allclose(after, at.preference(pattern, 8, 0), equal_nan=True)
+    assert np.allclose(after, preference(pattern, 8, 0), equal_nan=True)
     assert np.allclose(change, np.log2(after / before), equal_nan=True)
     assert "[rad]" in figure.axes[0].get_xlabel()
     assert figure._repr_png_()
@@ -255,4 +252,4 @@ def test_what_cannot_be_drawn_is_refused(event, pattern):
     with pytest.raises(ValueError, match=r"0 \.\.\. 3"):
         pattern.rows([0], 4)
     with pytest.raises(ValueError, match="64 channels"):
-        at.layer_pattern(event, Periodic(8))
+        layer_pattern(event, Periodic(8))

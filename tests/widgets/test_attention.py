@@ -8,8 +8,11 @@ import pytest
 
 from hepattn.data import sample_events
 from hepattn.models.hit_filter import HitFilter
-from hepattn.plotting import attention as draw
+from hepattn.plotting.attention_numbers import preference
+from hepattn.plotting.attention_panels import MapPanel
+from hepattn.plotting.attention_pattern import turn
 from hepattn.widgets import AttentionExplorer
+from hepattn.widgets import attention as widget
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def artists(explorer: AttentionExplorer) -> list[int]:
     return [id(artist) for ax in explorer.figure.axes for artist in ax.get_children()]
 
 
-def shown(panel: draw.MapPanel) -> np.ndarray:
+def shown(panel: MapPanel) -> np.ndarray:
     values = panel.image.get_array()
     assert values is not None
     return np.asarray(np.ma.filled(values, np.nan))
@@ -75,7 +78,7 @@ def test_the_maps_are_those_of_the_figures(events):
     explorer.head = 3
     before, after = explorer.patterns()
     for panel, pattern in zip(explorer.maps, (before, after), strict=False):
-        assert np.allclose(shown(panel), draw.preference(pattern, 16, 2), equal_nan=True)
+        assert np.allclose(shown(panel), preference(pattern, 16, 2), equal_nan=True)
 
 
 def test_no_encoding_changes_nothing(events):
@@ -88,7 +91,7 @@ def test_the_hit_next_to_the_chosen_angle_is_taken_around_the_turn(events):
     explorer = AttentionExplorer(events)
     explorer.hit = 3.14
     _, after = explorer.patterns()
-    assert explorer.row() == int(np.abs(draw.turn(after.query_phi - 3.14)).argmin())
+    assert explorer.row() == int(np.abs(turn(after.query_phi - 3.14)).argmin())
     explorer.zoom = 0.2
     low, high = explorer.maps[1].ax.get_xlim()
     assert high - low == pytest.approx(0.4)
@@ -108,8 +111,8 @@ def test_going_back_computes_nothing(events, monkeypatch):
     explorer = AttentionExplorer(events)
     explorer.hit = 0.3
     explorer.encoding = "fourier"
-    monkeypatch.setattr(draw, "layer_pattern", None)
-    monkeypatch.setattr(draw, "preference", None)
+    monkeypatch.setattr(widget, "layer_pattern", None)
+    monkeypatch.setattr(widget, "preference", None)
     explorer.encoding = "periodic"
     assert explorer.drawings == 3
 

@@ -1,0 +1,176 @@
+"""What a pattern of attention says in numbers: maps in φ, shares, distances, entropies, and the step at φ = ±π."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hepattn.plotting.attention_pattern import Pattern, turn
+
+__all__ = ["STRONGEST", "Numbers", "across", "binned", "change", "compare", "measure", "preference", "strongest"]
+
+STRONGEST = 40
+"""Lines that are drawn for a hit: the keys with the largest weights."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A pattern in numbers: means over queries."""
+
+    own: float
+    """Share of attention on the other hits of the query's particle; over queries on a particle of two hits or more."""
+    itself: float
+    """Share on the query itself; NaN in cross-attention."""
+    distance: float
+    """Mean |Δφ| of the keys, weighted with attention; rad, at most π."""
+    entropy: float
+    """Of a row, in bits: 2^entropy is the number of keys that a query looks at, as it were; at most log2 n."""
+
+
+def binned(
+    pattern: Pattern,
+    bins: int = 64,
+    head: int | None = None,
+    *,
+    rows: Sequence[int] | Tensor | None = None,
+    centre: float = 0.0,
+    half: float = math.pi,
+) -> NDArray[np.float64]:
+    """Attention between bins of φ: entry (a, b) is the mean share that a query in bin a gives to all keys in bin b.
+
+    Args:
+        pattern: Of any length: weights are computed a few rows at a time.
+        bins: Equal ones in [centre - half, centre + half]; of queries that are no hits there are as many as queries.
+        head: One head, or None for the mean of all.
+        rows: Queries to take, None: all. Every tenth is enough for a picture of 100,000 hits.
+        centre: rad.
+        half: rad, up to π: the full turn.
+
+    Returns:
+        (bins, bins) or (Nq, bins); over the full turn a row sums to one. A row is NaN where no query lies.
+    """
+    key_bin = torch.from_numpy(_bin(pattern.key_phi, bins, centre, half))
+    to = torch.nn.functional.one_hot(key_bin + 1, bins + 1)[:, 1:].float()
+    count = bins if pattern.hits else len(pattern.q)
+    origin = torch.from_numpy(_bin(pattern.query_phi, bins, centre, half) if pattern.hits else np.arange(count))
+    chosen = torch.arange(len(pattern.q)) if rows is None else torch.as_tensor(rows, dtype=torch.int64)
+    sums, taken = torch.zeros(count, bins, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+    for part, weights in pattern.chunks(head, chosen[origin[chosen] >= 0]):
+        sums.index_add_(0, origin[part], (weights @ to).double())
+        taken.index_add_(0, origin[part], torch.ones(len(part), dtype=torch.float64))
+    return np.asarray((sums / taken.where(taken > 0, torch.nan)[:, None]).numpy())
+
+
+def preference(pattern: Pattern, bins: int = 64, head: int | None = None, **options: Any) -> NDArray[np.float64]:
+    """`binned` over the same of attention to all keys alike that the mask allows: 1 = none; NaN: no key there."""
+    shares = binned(pattern, bins, head, **options)
+    if pattern.mask is None:
+        centre, half = options.get("centre", 0.0), options.get("half", math.pi)
+        index = _bin(pattern.key_phi, bins, centre, half)
+        alike = np.bincount(index[index >= 0], minlength=bins) / len(pattern.k)
+    else:
+        alike = binned(pattern.uniform(), bins, **options)
+    return shares / np.where(alike > 0, alike, np.nan)
+
+
+def change(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log2(after / before); NaN where neither has attention."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.log2(after) - np.log2(before))
+
+
+def strongest(pattern: Pattern, row: int, count: int = STRONGEST, head: int | None = None) -> tuple[Tensor, Tensor]:
+    """The keys that query `row` looks at most: (weights, positions in φ order), largest first."""
+    weights, keys = pattern.rows([row], head)[0].topk(min(count, len(pattern.k)))
+    return weights, keys
+
+
+def measure(pattern: Pattern, head: int | None = None, *, rows: Sequence[int] | Tensor | None = None) -> Numbers:
+    """Numbers of a pattern; with `head` None of the mean of all heads.
+
+    Args:
+        pattern: Of any length.
+        head: One head, or None.
+        rows: Queries to take, None: all.
+    """
+    query_phi, key_phi = torch.from_numpy(pattern.query_phi).float(), torch.from_numpy(pattern.key_phi).float()
+    asks, owner = torch.from_numpy(pattern.query_particle), torch.from_numpy(pattern.key_particle)
+    size = torch.bincount(owner[owner >= 0], minlength=1)
+    found: list[Tensor] = []
+    for part, weights in pattern.chunks(head, rows):
+        distance = (key_phi - query_phi[part, None]).abs()
+        distance = torch.minimum(distance, 2 * math.pi - distance)
+        itself = weights[torch.arange(len(part)), part] if pattern.hits else torch.full((len(part),), torch.nan)
+        mine = asks[part]
+        own = (weights * (owner == mine[:, None])).sum(dim=1) - (itself if pattern.hits else 0.0)
+        has = (mine >= 0) & (size[mine.clamp(0, len(size) - 1)] > 1)
+        entropy = -torch.xlogy(weights, weights).sum(dim=1) / math.log(2)
+        columns = [own.where(has, torch.nan), itself, (weights * distance).sum(dim=1), entropy]
+        found.append(torch.stack(columns, dim=1))
+    mean = torch.cat(found).double().nanmean(dim=0).tolist() if found else [math.nan] * 4
+    return Numbers(*mean)
+
+
+def compare(patterns: Mapping[str, Pattern], head: int | None = None, every: int = 1) -> pd.DataFrame:
+    """Numbers of several patterns, one a row, and last those of attention to all keys alike.
+
+    Args:
+        patterns: Name -> pattern, of the same event.
+        head: One head, or None for the mean of the heads' numbers.
+        every: Take every so many-th query.
+    """
+    found = {}
+    for name, pattern in [*patterns.items(), *[("uniform", p.uniform()) for p in list(patterns.values())[:1]]]:
+        heads = [head] if head is not None and name != "uniform" else range(pattern.heads)
+        each = [measure(pattern, h, rows=torch.arange(0, len(pattern.q), every)) for h in heads]
+        found[name] = {
+            "own particle [%]": 100 * float(np.mean([one.own for one in each])),
+            "itself [%]": 100 * float(np.mean([one.itself for one in each])),
+            "mean |Δφ| [rad]": float(np.mean([one.distance for one in each])),
+            "entropy [bit]": float(np.mean([one.entropy for one in each])),
+        }
+    return pd.DataFrame.from_dict(found, orient="index").dropna(axis="columns", how="all").round(2)
+
+
+def across(pattern: Pattern, head: int | None = None, *, width: float = 0.05) -> float:
+    """How much of attention gets across the seam at φ = ±π: about 1 = as much as on this side, 0 = none.
+
+    Of queries within `width` of the seam: the mean weight of keys at |Δφ| in [width, 3 width) beyond the seam, over
+    that of keys as far away on the query's own side. An encoding that closes need not give exactly 1: HEPFormer's
+    periodic one is continuous at ±π, but the likeness of two angles depends there on more than their difference.
+
+    Args:
+        pattern: Of any length.
+        head: One head, or None for the mean of all.
+        width: rad.
+
+    Returns:
+        The ratio; NaN where there are no such queries or keys.
+    """
+    near = np.flatnonzero(np.pi - np.abs(pattern.query_phi) < width)
+    sums, pairs = [0.0, 0.0], [0, 0]
+    for part, weights in pattern.chunks(head, torch.from_numpy(near)):
+        phi = pattern.query_phi[part.numpy()][:, None]
+        distance = np.abs(turn(pattern.key_phi - phi))
+        far = (distance >= width) & (distance < 3 * width)
+        for beyond in (0, 1):
+            chosen = torch.from_numpy(far & ((np.sign(pattern.key_phi) != np.sign(phi)) == bool(beyond)))
+            sums[beyond] += float(weights[chosen].sum())
+            pairs[beyond] += int(chosen.sum())
+    if not all(pairs) or not sums[0]:
+        return math.nan
+    return (sums[1] / pairs[1]) / (sums[0] / pairs[0])
+
+
+def _bin(phi: NDArray[Any], bins: int, centre: float, half: float) -> NDArray[np.int64]:
+    """Bin of each angle in [centre - half, centre + half]; -1 outside."""
+    place = np.floor((turn(phi - centre) + half) / (2 * half) * bins).astype(np.int64)
+    if half >= np.pi:
+        return np.clip(place, 0, bins - 1)
+    return np.where((place >= 0) & (place < bins), place, -1)

@@ -1,0 +1,199 @@
+"""Panels of attention: a map, one query on the detector, one query against Δφ, with their legends and colour bars.
+
+Their artists are made once and moved, by figures and by explorers alike.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LogNorm, Normalize, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from hepattn.plotting import style
+from hepattn.plotting.attention_numbers import STRONGEST, strongest
+from hepattn.plotting.attention_pattern import Pattern, turn
+
+__all__ = ["AFTER", "BEFORE", "AnglePanel", "DetectorPanel", "MapPanel", "change_bar", "map_bar", "mark_legend"]
+
+REACHES = (400.0, 1100.0)
+"""mm: how far a view along the beam goes; few steps, so that a moving picture keeps its scale."""
+
+TICKS = ([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
+
+OWN, OTHER, BEFORE, AFTER = style.VERMILLION, style.SKY, style.GREY, style.BLUE
+
+
+class MapPanel:
+    """A map of attention between bins of φ, on a logarithmic scale around 1 = attention to all keys alike."""
+
+    def __init__(
+        self,
+        ax: Axes,
+        title: str,
+        *,
+        bins: int = 64,
+        queries: int | None = None,
+        limit: float = 16,
+        change: bool = False,
+    ) -> None:
+        self.ax = ax
+        self.queries = queries
+        norm = Normalize(-4, 4) if change else LogNorm(1 / limit, limit)
+        self.image = ax.imshow(
+            np.full((queries or bins, bins), np.nan),
+            origin="lower",
+            cmap="PuOr_r" if change else style.CONTINUOUS,
+            norm=norm,
+            interpolation="nearest",
+            aspect="auto",
+        )
+        self.line = ax.axhline(0, color="black" if change else "white", linewidth=1.2, linestyle="--", visible=False)
+        ax.set_facecolor(style.FAINT)
+        ax.set_xlabel("φ of the key [rad]")
+        ax.set_ylabel("φ of the query [rad]")
+        ax.set_title(title)
+        self.centre, self.half = math.nan, math.nan
+        self.frame(0.0, math.pi)
+
+    def frame(self, centre: float, half: float) -> None:
+        """The range of φ that the map covers; of queries that are no hits always the full turn."""
+        if (centre, half) == (self.centre, self.half):
+            return
+        self.centre, self.half = centre, half
+        low, high = centre - half, centre + half
+        bottom, top = low, high
+        if self.queries is not None:  # they stand at -π, -π + 2π / Q ...: in the middle of rows
+            bottom, top = -np.pi - np.pi / self.queries, np.pi - np.pi / self.queries
+        self.image.set_extent((low, high, bottom, top))
+        for axis, whole in ((self.ax.xaxis, half == math.pi), (self.ax.yaxis, half == math.pi or self.queries)):
+            if whole:
+                axis.set_ticks(*TICKS)
+            else:
+                ticks = np.round(centre + half * np.array([-0.8, -0.4, 0, 0.4, 0.8]), 2)
+                axis.set_ticks(ticks, [f"{tick:.2f}" for tick in ticks])
+        self.ax.set_xlim(low, high)
+        self.ax.set_ylim(bottom, top)
+
+    def bare(self) -> None:
+        """Without the vertical axis' words: another map stands to the left."""
+        self.ax.set_ylabel("")
+        self.ax.tick_params(axis="y", labelleft=False)
+
+    def show(self, values: NDArray[np.float64], title: str | None = None, at: float | None = None) -> None:
+        """Shows a map; `at`: φ of a query that is marked by a line."""
+        self.image.set_data(values)
+        if title is not None:
+            self.ax.set_title(title)
+        self.line.set_visible(at is not None)
+        if at is not None:
+            self.line.set_ydata([at, at])
+
+
+class DetectorPanel:
+    """One query's attention in the x-y plane: lines to the keys that it looks at most, its own particle ringed."""
+
+    def __init__(self, ax: Axes, title: str) -> None:
+        self.ax = ax
+        self.hits = ax.scatter([], [], s=3, c=style.FAINT, linewidths=0, rasterized=True)
+        self.lines = LineCollection([], zorder=2)
+        ax.add_collection(self.lines)
+        self.rings = ax.scatter([], [], s=55, facecolors="none", edgecolors=style.BLACK, linewidths=1.1, zorder=3)
+        self.star = ax.scatter([], [], s=150, c=style.ORANGE, marker="*", edgecolors="black", linewidths=0.6, zorder=4)
+        ax.set_aspect("equal", adjustable="box")
+        ax.set_xlabel("x [mm]")
+        ax.set_ylabel("y [mm]")
+        ax.set_title(title)
+
+    def show(self, pattern: Pattern, row: int, head: int | None, title: str | None = None) -> None:
+        """Shows the attention of query `row`."""
+        weights, keys = (found.numpy()[::-1] for found in strongest(pattern, row, head=head))  # the strongest on top
+        if pattern.hits:
+            weights, keys = weights[keys != row], keys[keys != row]
+        mine = pattern.mine(row)
+        self.hits.set_offsets(pattern.key_xy)
+        self.rings.set_offsets(pattern.key_xy[mine])
+        self.star.set_offsets(pattern.query_xy[row])
+        start = np.broadcast_to(pattern.query_xy[row], (len(keys), 2))
+        self.lines.set_segments(list(np.stack([start, pattern.key_xy[keys]], axis=1)))
+        share = weights / max(float(weights.max(initial=0.0)), 1e-30)
+        colours = np.where(mine[keys, None], to_rgba(OWN), to_rgba(OTHER))
+        colours[:, 3] = 0.35 + 0.65 * share
+        self.lines.set_color(list(colours))
+        self.lines.set_linewidth(list(0.7 + 2.3 * share))
+        shown = np.concatenate([pattern.key_xy[keys[share > 0.1]], pattern.key_xy[mine], pattern.query_xy[[row]]])
+        needed = 1.05 * float(np.abs(shown).max())
+        reach = next((one for one in REACHES if one >= needed), needed)
+        self.ax.set_xlim(-reach, reach)
+        self.ax.set_ylim(-reach, reach)
+        if title is not None:
+            self.ax.set_title(title)
+
+
+class AnglePanel:
+    """Attention of one query against Δφ = φ(key) - φ(query), a step curve a pattern, over the share of keys there."""
+
+    def __init__(
+        self, ax: Axes, labels: Sequence[str], colours: Sequence[str], *, bins: int = 48, reach: float = math.pi
+    ) -> None:
+        self.ax = ax
+        self.edges = np.linspace(-reach, reach, bins + 1)
+        blank = np.full(bins, 1e-9)
+        self.keys = ax.stairs(blank, self.edges, fill=True, color=style.FAINT, label="share of the keys")
+        self.curves = [
+            ax.stairs(blank, self.edges, baseline=None, color=colour, linewidth=1.6, label=label)
+            for label, colour in zip(labels, colours, strict=True)
+        ]
+        ax.set_yscale("log")
+        ax.set_ylim(1e-3, 12)
+        ax.set_yticks([1e-3, 1e-2, 1e-1, 1], ["0.1 %", "1 %", "10 %", "100 %"])
+        ax.minorticks_off()
+        ax.set_xlim(-reach, reach)
+        if reach == math.pi:
+            ax.set_xticks(*TICKS)
+        ax.set_xlabel("Δφ = φ(key) − φ(query) [rad]")
+        ax.set_ylabel(f"share of attention, bins of {2 * reach / bins:.2g} rad")
+        ax.legend(loc="upper left", handlelength=1.2, ncols=2, columnspacing=1.0)
+
+    def show(self, patterns: Sequence[Pattern], rows: Sequence[int], head: int | None) -> None:
+        """Shows the attention of one query of each pattern."""
+        for curve, pattern, row in zip(self.curves, patterns, rows, strict=True):
+            delta = turn(pattern.key_phi - pattern.query_phi[row])
+            values = np.histogram(delta, self.edges, weights=pattern.rows([row], head)[0].numpy())[0]
+            curve.set_data(np.maximum(values, 1e-9))
+            self.keys.set_data(np.maximum(np.histogram(delta, self.edges)[0] / len(delta), 1e-9))
+
+
+def mark_legend(figure: Figure, *, own: bool = True) -> None:
+    """The marks of `DetectorPanel` under a figure; `own`: queries have particles."""
+    handles = [
+        Line2D([], [], linestyle="", marker="*", markersize=13, color=style.ORANGE, label="the query"),
+        Line2D([], [], color=OTHER, label=f"its {STRONGEST} strongest keys; wide and dark: more attention"),
+    ]
+    if own:
+        handles[1:1] = [
+            Line2D(
+                [], [], linestyle="", marker="o", markersize=8, mfc="none", mec="black", label="hit of its particle"
+            ),
+            Line2D([], [], color=OWN, label="to its own particle"),
+        ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+
+
+def map_bar(figure: Figure, image: AxesImage, axes: Sequence[Axes]) -> None:
+    """The colour bar of maps."""
+    bar = figure.colorbar(image, ax=list(axes), label="attention / uniform attention", shrink=0.9, pad=0.015)
+    power = round(math.log2(image.get_clim()[1] or 16) / 2)
+    ticks = [2.0 ** (power * i) for i in (-2, -1, 0, 1, 2)]
+    bar.set_ticks(ticks, labels=[f"{tick:g}" if tick >= 1 else f"1/{1 / tick:g}" for tick in ticks])
+    bar.minorticks_off()
+
+
+def change_bar(figure: Figure, image: AxesImage, ax: Axes) -> None:
+    """The colour bar of a difference."""
+    figure.colorbar(image, ax=ax, label="log₂(after / before)", shrink=0.9, pad=0.03, ticks=[-4, -2, 0, 2, 4])

@@ -1,0 +1,262 @@
+"""`Pattern`: the queries and keys of one attention layer on one event, of an untrained layer or of a hit filter.
+
+Never the weights of all pairs: these are computed a few rows at a time, so that 100,000 hits are as drawable as 2,000.
+Everything is in φ order; angles in rad, lengths in mm.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hepattn.attention.module import Attention, record_attention
+from hepattn.attention.weights import attention_weights
+from hepattn.data.features import hit_features
+from hepattn.data.schema import Event
+from hepattn.encodings import Encoding, make_encoding
+from hepattn.masks import Mask
+from hepattn.models.hit_filter import HitFilter
+
+__all__ = ["Pattern", "filter_patterns", "layer_pattern", "phi_encoding", "turn"]
+
+CONTENT = ("r", "z", "eta", "theta", "size_u", "size_v", "log_charge")
+"""Features of a hit that don't tell its φ: what an untrained layer knows of it without an encoding."""
+
+BLOCK = 1 << 22
+"""Weights that are held at one time (16 MiB)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Attention of one layer on one event: queries and keys, both in φ order."""
+
+    name: str
+    """What it is, for titles."""
+    q: Tensor
+    """(Nq, H, D), as a kernel gets it."""
+    k: Tensor
+    """(Nk, H, D)."""
+    query_phi: NDArray[np.floating[Any]]
+    """(Nq,) rad, ascending."""
+    key_phi: NDArray[np.floating[Any]]
+    """(Nk,) rad, ascending."""
+    query_xy: NDArray[np.floating[Any]]
+    """(Nq, 2) mm; a query that is no hit stands outside the detector, in its direction."""
+    key_xy: NDArray[np.floating[Any]]
+    """(Nk, 2) mm."""
+    query_particle: NDArray[np.integer[Any]]
+    """(Nq,) the particle of a query; -1: none, or not known."""
+    key_particle: NDArray[np.integer[Any]]
+    """(Nk,)."""
+    mask: Mask | None = None
+    """Who may look at whom; None: all at all."""
+    hits: bool = True
+    """True: query i and key i are the same hit. False: cross-attention."""
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.q.shape[1]
+
+    @property
+    def rows_drawn(self) -> int | None:
+        """Rows of its map: one a query where queries are no hits; None: as many as bins."""
+        return None if self.hits else len(self.q)
+
+    def rows(self, rows: Sequence[int] | Tensor, head: int | None = None) -> Tensor:
+        """Weights of some queries: (R, Nk) float32, each row summing to one (or zero, where nothing may be seen).
+
+        Args:
+            rows: Positions of R queries in φ order.
+            head: One head, or None for the mean of all.
+        """
+        self._check(head)
+        q, k = (self.q, self.k) if head is None else (self.q[:, head : head + 1], self.k[:, head : head + 1])
+        return attention_weights(q, k, mask=self.mask, rows=rows).mean(dim=0)
+
+    def chunks(self, head: int | None = None, rows: Sequence[int] | Tensor | None = None) -> Iterator[Any]:
+        """Pairs of (positions (R,), weights (R, Nk)) that cover `rows` (None: all), at most `BLOCK` weights each."""
+        chosen = torch.arange(len(self.q)) if rows is None else torch.as_tensor(rows, dtype=torch.int64)
+        width = max(1, len(self.k) * (self.heads if head is None else 1))
+        for part in chosen.split(max(1, BLOCK // width)):
+            yield part, self.rows(part, head)
+
+    def nearest(self, phi: float) -> int:
+        """Position of the query whose direction is nearest to phi (rad), around the full turn."""
+        return int(np.abs(turn(self.query_phi - phi)).argmin())
+
+    def uniform(self) -> Self:
+        """The same mask without any preference: the random baseline of every number."""
+        return replace(self, name="uniform", q=torch.zeros_like(self.q[:, :1]), k=torch.zeros_like(self.k[:, :1]))
+
+    def mine(self, row: int) -> NDArray[np.bool_]:
+        """(Nk,) hits of the query's particle; none where it has no particle."""
+        owner = int(self.query_particle[row])
+        return self.key_particle == owner if owner >= 0 else np.zeros(len(self.k), dtype=bool)
+
+    def _check(self, head: int | None) -> None:
+        if head is not None and not 0 <= head < self.heads:
+            raise ValueError(f"head must lie in 0 ... {self.heads - 1}, got {head}")
+
+
+def turn(angle: NDArray[Any]) -> NDArray[Any]:
+    """Angles (rad) brought into [-π, π)."""
+    return np.asarray((angle + np.pi) % (2 * np.pi) - np.pi)
+
+
+def phi_encoding(name: str, channels: int, alpha: float | None = None, base: float | None = None) -> Encoding | None:
+    """The encoding of φ called `name` (see `hepattn.encodings`), or None for "none".
+
+    Args:
+        name: "none" or a name in `hepattn.encodings.ENCODINGS`.
+        channels: Outputs.
+        alpha: Highest frequency in rad a rad; of random Fourier features the width of their frequencies. None: that
+            encoding's own.
+        base: Ratio of the highest to the lowest frequency, None: that encoding's own; random features have none.
+    """
+    if name == "none":
+        return None
+    if name in {"fourier", "periodic_fourier"}:
+        unit = 1.0 if name == "periodic_fourier" else 2 * math.pi
+        return make_encoding(name, channels, **({} if alpha is None else {"scale": alpha / unit}))
+    given = {"alpha": alpha, "base": base}
+    return make_encoding(name, channels, **{key: value for key, value in given.items() if value is not None})
+
+
+def layer_pattern(
+    event: Event,
+    encoding: Encoding | str | None = None,
+    *,
+    tied: bool = False,
+    queries: int | None = None,
+    dim: int = 64,
+    heads: int = 4,
+    seed: int = 0,
+    name: str | None = None,
+) -> Pattern:
+    """Attention of one untrained layer whose inputs are `content + encoding(φ)`.
+
+    The content is a random linear map of `CONTENT`, standardised over the event and as large as an encoding (mean
+    square 1/2). Queries and keys are RMS-normed in each head, so that scores are of order one without training.
+
+    Args:
+        event: The hits.
+        encoding: Added to the content of queries and keys: an encoding of `dim` channels, its name, or None.
+        tied: W_q = W_k: a score is then the likeness of two projected inputs. False: two random matrices.
+        queries: None: hits look at hits. A number: so many queries, evenly spaced in φ from -π, with random content,
+            look at the hits.
+        dim: Channels of an input.
+        heads: Heads; a multiple of it is dim.
+        seed: Of the layer and of the random content.
+        name: For titles; None: the encoding's.
+
+    Raises:
+        ValueError: An event without hits, or an encoding of another number of channels.
+    """
+    if not len(event.hits):
+        raise ValueError("an event without hits has no attention")
+    encode = phi_encoding(encoding, dim) if isinstance(encoding, str) else encoding
+    if encode is not None and encode.channels != dim:
+        raise ValueError(f"an encoding of {dim} channels is added here, not one of {encode.channels}")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layer = Attention(dim, heads, qk_norm="rms")
+    keys = _hits(event)
+    names = CONTENT if event.hits.clusters is not None else CONTENT[:4]
+    features = hit_features(event, names)[torch.from_numpy(keys.order)]
+    features = (features - features.mean(dim=0)) / features.std(dim=0, correction=0).clamp(min=1e-6)
+    x = _sized(features @ torch.randn(len(names), dim, generator=generator))
+    asking, c = keys, x
+    if queries is not None:
+        asking = _directions(queries, keys)
+        c = _sized(torch.randn(queries, dim, generator=generator))
+    if encode is not None:
+        c = c + encode(torch.from_numpy(asking.phi).float())
+        x = x + encode(torch.from_numpy(keys.phi).float())
+    with torch.no_grad():
+        if tied:
+            layer.qkv.weight[dim : 2 * dim] = layer.qkv.weight[:dim]
+            layer.qkv.bias[dim : 2 * dim] = layer.qkv.bias[:dim]
+        q = layer.q_norm(layer.qkv(c)[:, :dim].unflatten(-1, (heads, -1)))
+        k = layer.k_norm(layer.qkv(x)[:, dim : 2 * dim].unflatten(-1, (heads, -1)))
+    title = name or (encoding if isinstance(encoding, str) else type(encoding).__name__ if encoding else "none")
+    return _pattern(title, q, k, asking, keys, None)
+
+
+def filter_patterns(net: HitFilter, event: Event, *, encoded: bool = True, name: str = "hit filter") -> list[Pattern]:
+    """Attention of every layer of a hit filter on an event.
+
+    Args:
+        net: A filter with attention.
+        event: The hits; where the filter reads only some volumes, these.
+        encoded: False takes the positional encodings away: their mean over the event stands in the place of each
+            hit's. The features stay, and these may tell φ too (x, y).
+        name: For titles.
+
+    Raises:
+        ValueError: The filter has no attention.
+    """
+    inside = net.config.selection.in_volumes(event.hits)
+    event = event if inside.all() else event.keep(inside)
+    keys = _hits(event)
+    training = net.training
+    taken = None if encoded else net.encoding.register_forward_hook(_same_for_all)
+    try:
+        net.eval()
+        with torch.no_grad(), record_attention(net) as calls:
+            net.logits(net.inputs(event))
+    finally:
+        net.train(training)
+        if taken is not None:
+            taken.remove()
+    return [
+        _pattern(f"{name}, layer {i}", call.q.float().cpu(), call.k.float().cpu(), keys, keys, call.mask)
+        for i, call in enumerate(calls, start=1)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """Hits, or directions, in φ order. `order`: indices in the event."""
+
+    phi: NDArray[np.floating[Any]]
+    xy: NDArray[np.floating[Any]]
+    particle: NDArray[np.integer[Any]]
+    order: NDArray[np.integer[Any]]
+
+
+def _hits(event: Event) -> _Tokens:
+    order = np.argsort(event.hits.phi.astype(np.float32), kind="stable")
+    owner = np.full(len(order), -1) if event.hits.particle is None else event.hits.particle[order]
+    xy = np.stack([event.hits.x, event.hits.y], axis=1)[order]
+    return _Tokens(event.hits.phi[order], xy, owner.astype(np.int64), order)
+
+
+def _directions(count: int, keys: _Tokens) -> _Tokens:
+    if count < 1:
+        raise ValueError(f"queries must be at least 1, got {count}")
+    phi = -np.pi + 2 * np.pi * np.arange(count) / count
+    rim = 1.06 * float(np.hypot(*keys.xy.T).max())
+    return _Tokens(phi, rim * np.stack([np.cos(phi), np.sin(phi)], axis=1), np.full(count, -1), np.arange(count))
+
+
+def _pattern(name: str, q: Tensor, k: Tensor, asking: _Tokens, keys: _Tokens, mask: Mask | None) -> Pattern:
+    same = asking is keys
+    return Pattern(
+        name, q, k, asking.phi, keys.phi, asking.xy, keys.xy, asking.particle, keys.particle, mask=mask, hits=same
+    )
+
+
+def _sized(x: Tensor) -> Tensor:
+    """Scaled to mean square 1/2, that of sines and cosines."""
+    return x * (0.5 / x.square().mean().clamp(min=1e-12)).sqrt()
+
+
+def _same_for_all(_: torch.nn.Module, __: Any, encoded: Tensor) -> Tensor:
+    return encoded.mean(dim=0, keepdim=True).expand_as(encoded)
