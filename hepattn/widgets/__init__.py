@@ -1,5 +1,6 @@
 """Explorers: pictures with controls, for notebooks. Each has a plain state that a test can set."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hepattn.widgets.attention import AttentionExplorer
@@ -7,15 +8,17 @@ from hepattn.widgets.base import Explorer, choice, slider
 from hepattn.widgets.events import EventExplorer
 
 if TYPE_CHECKING:
-    from hepattn.widgets.training import TrainingExplorer, learning_curves
+    from hepattn.widgets.curves import learning_curves
+    from hepattn.widgets.training import TrainingExplorer
 
 __all__ = ["AttentionExplorer", "EventExplorer", "Explorer", "TrainingExplorer", "choice", "learning_curves", "slider"]
 
+TRAINS = {"TrainingExplorer": "hepattn.widgets.training", "learning_curves": "hepattn.widgets.curves"}
+"""Names that are imported when they are asked for: pytorch-lightning takes seconds, and other explorers need none."""
+
 
 def __getattr__(name: str) -> Any:
-    """What trains is imported when it is asked for: pytorch-lightning takes seconds, and other explorers need none."""
-    if name in {"TrainingExplorer", "learning_curves"}:
-        from hepattn.widgets import training
-
-        return getattr(training, name)
+    """A name of `TRAINS`."""
+    if name in TRAINS:
+        return getattr(import_module(TRAINS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
