@@ -1,6 +1,7 @@
 """Events: what they are (schema), where they come from (TrackML, Parquet, simulator, samples), and their features."""
 
 from hepattn.data.features import CLUSTER_FEATURES, DEFAULT_FEATURES, FEATURES, hit_features
+from hepattn.data.ordering import ORDERS, hit_order, ordered_owner
 from hepattn.data.parquet import ParquetEvents, iter_parquet, read_parquet, write_parquet
 from hepattn.data.sample import data_directory, sample_event, sample_events, sample_names
 from hepattn.data.schema import Clusters, Event, Hits, Particles, Selection, Truth
@@ -13,6 +14,7 @@ __all__ = [
     "CLUSTER_FEATURES",
     "DEFAULT_FEATURES",
     "FEATURES",
+    "ORDERS",
     "Clusters",
     "Event",
     "EventFileError",
@@ -25,9 +27,11 @@ __all__ = [
     "Truth",
     "data_directory",
     "hit_features",
+    "hit_order",
     "iter_parquet",
     "list_trackml",
     "open_events",
+    "ordered_owner",
     "read_parquet",
     "read_trackml",
     "sample_event",

@@ -1,5 +1,6 @@
 """Metrics: they see arrays, never a model."""
 
+from hepattn.metrics.attention import BlockPairs, block_pairs, pair_recall, particle_spread, whole_particles
 from hepattn.metrics.filter import (
     FilterMetrics,
     ScoredEvent,
@@ -16,6 +17,7 @@ from hepattn.metrics.intervals import ONE_SIGMA, Estimate, Fraction, binned_frac
 
 __all__ = [
     "ONE_SIGMA",
+    "BlockPairs",
     "Estimate",
     "FilterMetrics",
     "Fraction",
@@ -23,11 +25,15 @@ __all__ = [
     "at_efficiency",
     "at_purity",
     "binned_fraction",
+    "block_pairs",
     "clopper_pearson",
     "filter_metrics",
+    "pair_recall",
+    "particle_spread",
     "roc_auc",
     "roc_auc_delong",
     "roc_auc_events",
     "threshold_at_efficiency",
     "threshold_at_purity",
+    "whole_particles",
 ]
