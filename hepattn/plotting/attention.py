@@ -128,7 +128,7 @@ def attention_seam(
             near = np.flatnonzero(np.pi - pattern.query_phi < width)
             if not len(near):
                 raise ValueError(f"no query of {title!r} lies within {width} rad below π")
-            row = sum(w.sum(dim=0) for _, w in pattern.chunks(head, torch.from_numpy(near))).numpy() / len(near)
+            row = pattern.rows(torch.from_numpy(near), head).mean(dim=0).numpy()
             phi = np.where(pattern.key_phi < 0, pattern.key_phi + 2 * np.pi, pattern.key_phi)
             count = np.histogram(phi, edges)[0]
             found = np.histogram(phi, edges, weights=row)[0] * len(pattern.k)

@@ -13,7 +13,18 @@ from torch import Tensor
 
 from hepattn.plotting.attention_pattern import Pattern, turn
 
-__all__ = ["STRONGEST", "Numbers", "across", "binned", "change", "compare", "measure", "preference", "strongest"]
+__all__ = [
+    "STRONGEST",
+    "Numbers",
+    "across",
+    "alike",
+    "binned",
+    "change",
+    "compare",
+    "measure",
+    "preference",
+    "strongest",
+]
 
 STRONGEST = 40
 """Lines that are drawn for a hit: the keys with the largest weights."""
@@ -56,27 +67,47 @@ def binned(
         (bins, bins) or (Nq, bins); over the full turn a row sums to one. A row is NaN where no query lies.
     """
     key_bin = torch.from_numpy(_bin(pattern.key_phi, bins, centre, half))
-    to = torch.nn.functional.one_hot(key_bin + 1, bins + 1)[:, 1:].float()
+    to = torch.nn.functional.one_hot(key_bin + 1, bins + 1)[:, 1:].double()
     count = bins if pattern.hits else len(pattern.q)
     origin = torch.from_numpy(_bin(pattern.query_phi, bins, centre, half) if pattern.hits else np.arange(count))
     chosen = torch.arange(len(pattern.q)) if rows is None else torch.as_tensor(rows, dtype=torch.int64)
-    sums, taken = torch.zeros(count, bins, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
-    for part, weights in pattern.chunks(head, chosen[origin[chosen] >= 0]):
-        sums.index_add_(0, origin[part], (weights @ to).double())
-        taken.index_add_(0, origin[part], torch.ones(len(part), dtype=torch.float64))
-    return np.asarray((sums / taken.where(taken > 0, torch.nan)[:, None]).numpy())
+    chosen = chosen[origin[chosen] >= 0]
+    sums = torch.zeros(count, len(pattern.k))
+    for part, keys, weights in pattern.chunks(head, chosen):
+        here, place = origin[part].unique(return_inverse=True)
+        sums[here[:, None], keys] += torch.zeros(len(here), len(keys)).index_add_(0, place, weights)
+    taken = torch.bincount(origin[chosen], minlength=count).double()
+    return np.asarray(((sums.double() @ to) / taken.where(taken > 0, torch.nan)[:, None]).numpy())
 
 
-def preference(pattern: Pattern, bins: int = 64, head: int | None = None, **options: Any) -> NDArray[np.float64]:
-    """`binned` over the same of attention to all keys alike that the mask allows: 1 = none; NaN: no key there."""
+def alike(pattern: Pattern, bins: int = 64, **options: Any) -> NDArray[np.float64]:
+    """`binned` of attention to all keys alike that the mask allows: (bins, bins), or (1, bins) without a mask."""
+    if pattern.mask is not None:
+        return binned(pattern.uniform(), bins, **options)
+    index = _bin(pattern.key_phi, bins, options.get("centre", 0.0), options.get("half", math.pi))
+    return np.bincount(index[index >= 0], minlength=bins)[None] / len(pattern.k)
+
+
+def preference(
+    pattern: Pattern,
+    bins: int = 64,
+    head: int | None = None,
+    *,
+    chance: NDArray[np.float64] | None = None,
+    **options: Any,
+) -> NDArray[np.float64]:
+    """`binned` over the same of attention to all keys alike that the mask allows: 1 = none; NaN: no key there.
+
+    Args:
+        pattern: Of any length.
+        bins: As in `binned`, like head and the options.
+        head: One head, or None for the mean of all.
+        chance: What `alike` gives, where it is at hand.
+        options: rows, centre, half, as in `binned`.
+    """
     shares = binned(pattern, bins, head, **options)
-    if pattern.mask is None:
-        centre, half = options.get("centre", 0.0), options.get("half", math.pi)
-        index = _bin(pattern.key_phi, bins, centre, half)
-        alike = np.bincount(index[index >= 0], minlength=bins) / len(pattern.k)
-    else:
-        alike = binned(pattern.uniform(), bins, **options)
-    return shares / np.where(alike > 0, alike, np.nan)
+    chance = alike(pattern, bins, **options) if chance is None else chance
+    return shares / np.where(chance > 0, chance, np.nan)
 
 
 def change(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -103,12 +134,13 @@ def measure(pattern: Pattern, head: int | None = None, *, rows: Sequence[int] | 
     asks, owner = torch.from_numpy(pattern.query_particle), torch.from_numpy(pattern.key_particle)
     size = torch.bincount(owner[owner >= 0], minlength=1)
     found: list[Tensor] = []
-    for part, weights in pattern.chunks(head, rows):
-        distance = (key_phi - query_phi[part, None]).abs()
+    for part, keys, weights in pattern.chunks(head, rows):
+        distance = (key_phi[keys] - query_phi[part, None]).abs()
         distance = torch.minimum(distance, 2 * math.pi - distance)
-        itself = weights[torch.arange(len(part)), part] if pattern.hits else torch.full((len(part),), torch.nan)
+        same = keys == part[:, None]
+        itself = (weights * same).sum(dim=1) if pattern.hits else torch.full((len(part),), torch.nan)
         mine = asks[part]
-        own = (weights * (owner == mine[:, None])).sum(dim=1) - (itself if pattern.hits else 0.0)
+        own = (weights * (owner[keys] == mine[:, None])).sum(dim=1) - (itself if pattern.hits else 0.0)
         has = (mine >= 0) & (size[mine.clamp(0, len(size) - 1)] > 1)
         entropy = -torch.xlogy(weights, weights).sum(dim=1) / math.log(2)
         columns = [own.where(has, torch.nan), itself, (weights * distance).sum(dim=1), entropy]
@@ -155,12 +187,12 @@ def across(pattern: Pattern, head: int | None = None, *, width: float = 0.05) ->
     """
     near = np.flatnonzero(np.pi - np.abs(pattern.query_phi) < width)
     sums, pairs = [0.0, 0.0], [0, 0]
-    for part, weights in pattern.chunks(head, torch.from_numpy(near)):
-        phi = pattern.query_phi[part.numpy()][:, None]
-        distance = np.abs(turn(pattern.key_phi - phi))
+    for part, keys, weights in pattern.chunks(head, torch.from_numpy(near)):
+        phi, key_phi = pattern.query_phi[part.numpy()][:, None], pattern.key_phi[keys.numpy()]
+        distance = np.abs(turn(key_phi - phi))
         far = (distance >= width) & (distance < 3 * width)
         for beyond in (0, 1):
-            chosen = torch.from_numpy(far & ((np.sign(pattern.key_phi) != np.sign(phi)) == bool(beyond)))
+            chosen = torch.from_numpy(far & ((np.sign(key_phi) != np.sign(phi)) == bool(beyond)))
             sums[beyond] += float(weights[chosen].sum())
             pairs[beyond] += int(chosen.sum())
     if not all(pairs) or not sums[0]:

@@ -54,6 +54,8 @@ class MapPanel:
             aspect="auto",
         )
         self.line = ax.axhline(0, color="black" if change else "white", linewidth=1.2, linestyle="--", visible=False)
+        self.moving = [self.image, self.line]
+        """What `show` moves, the last on top."""
         ax.set_facecolor(style.FAINT)
         ax.set_xlabel("φ of the key [rad]")
         ax.set_ylabel("φ of the query [rad]")
@@ -105,6 +107,8 @@ class DetectorPanel:
         ax.add_collection(self.lines)
         self.rings = ax.scatter([], [], s=55, facecolors="none", edgecolors=style.BLACK, linewidths=1.1, zorder=3)
         self.star = ax.scatter([], [], s=150, c=style.ORANGE, marker="*", edgecolors="black", linewidths=0.6, zorder=4)
+        self.moving = [self.hits, self.lines, self.rings, self.star]
+        """What `show` moves, the last on top."""
         ax.set_aspect("equal", adjustable="box")
         ax.set_xlabel("x [mm]")
         ax.set_ylabel("y [mm]")
@@ -149,6 +153,8 @@ class AnglePanel:
             ax.stairs(blank, self.edges, baseline=None, color=colour, linewidth=1.6, label=label)
             for label, colour in zip(labels, colours, strict=True)
         ]
+        self.moving = [self.keys, *self.curves]
+        """What `show` moves, the last on top."""
         ax.set_yscale("log")
         ax.set_ylim(1e-3, 12)
         ax.set_yticks([1e-3, 1e-2, 1e-1, 1], ["0.1 %", "1 %", "10 %", "100 %"])

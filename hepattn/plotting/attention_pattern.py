@@ -20,6 +20,7 @@ from hepattn.data.features import hit_features
 from hepattn.data.schema import Event
 from hepattn.encodings import Encoding, make_encoding
 from hepattn.masks import Mask
+from hepattn.masks.base import Place, Span
 from hepattn.models.hit_filter import HitFilter
 
 __all__ = ["Pattern", "filter_patterns", "layer_pattern", "phi_encoding", "turn"]
@@ -27,8 +28,11 @@ __all__ = ["Pattern", "filter_patterns", "layer_pattern", "phi_encoding", "turn"
 CONTENT = ("r", "z", "eta", "theta", "size_u", "size_v", "log_charge")
 """Features of a hit that don't tell its φ: what an untrained layer knows of it without an encoding."""
 
-BLOCK = 1 << 22
-"""Weights that are held at one time (16 MiB)."""
+BLOCK = 1 << 18
+"""Weights that are held at one time (1 MiB, so that they stay in a core's cache)."""
+
+RUN = 64
+"""Queries at a time under a mask, and keys in a run that may be left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +83,41 @@ class Pattern:
         q, k = (self.q, self.k) if head is None else (self.q[:, head : head + 1], self.k[:, head : head + 1])
         return attention_weights(q, k, mask=self.mask, rows=rows).mean(dim=0)
 
-    def chunks(self, head: int | None = None, rows: Sequence[int] | Tensor | None = None) -> Iterator[Any]:
-        """Pairs of (positions (R,), weights (R, Nk)) that cover `rows` (None: all), at most `BLOCK` weights each."""
+    def chunks(
+        self, head: int | None = None, rows: Sequence[int] | Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Parts of the map that cover `rows` (None: all), at most `BLOCK` weights each: (rows, keys, weights).
+
+        Rows (R,) and keys (K,) are positions, keys ascending; weights (R, K) float32. Keys that none of the rows may
+        see can be left out, so that a window costs what it holds.
+        """
+        self._check(head)
         chosen = torch.arange(len(self.q)) if rows is None else torch.as_tensor(rows, dtype=torch.int64)
-        width = max(1, len(self.k) * (self.heads if head is None else 1))
-        for part in chosen.split(max(1, BLOCK // width)):
-            yield part, self.rows(part, head)
+        size = max(1, BLOCK // max(1, len(self.k) * (self.heads if head is None else 1)))
+        for part in chosen.split(size if self.mask is None else min(size, RUN)):
+            keys = self._seen(part)
+            yield part, keys, self._weights(part, keys, head)
+
+    def _seen(self, rows: Tensor) -> Tensor:
+        """Positions of the keys in all runs of `RUN` that one of the rows may see; never none."""
+        n = len(self.k)
+        if self.mask is None or not len(rows):
+            return torch.arange(n)
+        first = torch.arange(0, n, RUN)[None]
+        asking = Span(rows.min().reshape(1, 1), rows.max().reshape(1, 1))
+        some, _ = self.mask.relate(asking, Span(first, (first + RUN - 1).clamp(max=n - 1)), Place(len(self.q), n))
+        keys = (first[some.expand_as(first)][:, None] + torch.arange(RUN)).flatten()
+        return keys[keys < n] if len(keys) else torch.arange(1)
+
+    def _weights(self, rows: Tensor, keys: Tensor, head: int | None) -> Tensor:
+        """(R, K) weights of some pairs, where no other keys have any."""
+        heads = slice(None) if head is None else slice(head, head + 1)
+        q, k = self.q[rows, heads].float() * self.q.shape[-1] ** -0.5, self.k[keys, heads].float()
+        scores = q.transpose(0, 1) @ k.permute(1, 2, 0)
+        if self.mask is None:
+            return scores.softmax(dim=-1).mean(dim=0)
+        allowed = self.mask.allowed(rows[:, None], keys[None], Place(len(self.q), len(self.k)))
+        return scores.masked_fill_(~allowed, -torch.inf).softmax(dim=-1).nan_to_num_(0.0).mean(dim=0)
 
     def nearest(self, phi: float) -> int:
         """Position of the query whose direction is nearest to phi (rad), around the full turn."""

@@ -7,15 +7,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from matplotlib.artist import Artist
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from numpy.typing import NDArray
-from PIL import Image
 
 from hepattn.data.schema import Event
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import style
-from hepattn.plotting.attention_numbers import Numbers, change, measure, preference
+from hepattn.plotting.attention_numbers import Numbers, alike, change, measure, preference
 from hepattn.plotting.attention_panels import (
     AFTER,
     BEFORE,
@@ -53,39 +50,6 @@ KEPT = 48
 
 SAMPLED = 192
 """Queries over which the event's numbers are averaged."""
-
-
-class Canvas(style.Figure):
-    """A figure whose words and axes are drawn once, as long as no axis changes its limits; what moves lies on top."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.moving: list[Artist] = []
-        self._agg = FigureCanvasAgg(self)
-        self._ground: tuple[Any, Any] = (None, None)
-
-    def move(self, *artists: Artist) -> None:
-        """Artists that are drawn anew each time, the last on top."""
-        for artist in artists:
-            artist.set_animated(True)  # a plain draw leaves these out
-        self.moving += artists
-
-    def savefig(self, fname: Any, *, transparent: bool | None = None, dpi: float = DPI, **options: Any) -> None:
-        """Writes a PNG into a buffer; anything else as usual."""
-        if options.get("format") != "png" or not hasattr(fname, "write") or transparent:
-            super().savefig(fname, transparent=transparent, dpi=dpi, **options)
-            return
-        self.dpi = dpi
-        state = (dpi, *((ax.get_xlim(), ax.get_ylim(), ax.get_title("left")) for ax in self.axes))
-        if self._ground[0] != state:
-            self._agg.draw()
-            self._ground = (state, self._agg.copy_from_bbox(self.bbox))
-        self._agg.restore_region(self._ground[1])
-        for artist in self.moving:
-            if artist.axes is not None:
-                artist.axes.draw_artist(artist)
-        pixels = np.asarray(self._agg.buffer_rgba())[..., :3]
-        Image.fromarray(pixels).save(fname, format="png", compress_level=1)
 
 
 class AttentionExplorer(Explorer):
@@ -147,6 +111,11 @@ class AttentionExplorer(Explorer):
                 "hit": slider("query at φ [rad]", 1.0, -3.14, 3.14, 0.005),
                 "zoom": choice("maps", {"full turn": math.pi, "± 0.6 rad": 0.6, "± 0.2 rad": 0.2}, math.pi),
             },
+            moving=[
+                *(artist for panel in self.maps for artist in panel.moving),
+                *self.detector.moving,
+                *self.angles.moving,
+            ],
             dpi=DPI,
         )
 
@@ -179,7 +148,7 @@ class AttentionExplorer(Explorer):
 
     def _figure(self) -> style.Figure:
         with style.context():
-            figure = Canvas(figsize=(14.5, 9.0), layout="constrained")
+            figure = style.Figure(figsize=(14.5, 9.0), layout="constrained")
             top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[1, 1.08])[:, 0]
             axes = top.subplots(1, 3)
             self.maps = [
@@ -195,10 +164,6 @@ class AttentionExplorer(Explorer):
             detector, angles = bottom.subplots(1, 2)
             self.detector = DetectorPanel(detector, "after: what the query looks at most")
             self.angles = AnglePanel(angles, ["before", "after"], [BEFORE, AFTER])
-            for panel in self.maps:
-                figure.move(panel.image, panel.line)
-            figure.move(self.detector.hits, self.detector.lines, self.detector.rings, self.detector.star)
-            figure.move(self.angles.keys, *self.angles.curves)
             mark_legend(bottom, own=self.queries is None)
         return figure
 
@@ -229,19 +194,23 @@ class AttentionExplorer(Explorer):
         return self._keep(("layer", self.event, tied, encoding, alpha, base), make)
 
     def _map(self, pattern: Pattern, head: int, centre: float) -> NDArray[np.float64]:
-        half = self.zoom
-        return self._keep(
-            ("map", pattern, head, centre, half),
-            lambda: preference(pattern, self.bins, head, centre=centre, half=half),
-        )
+        place = {"centre": centre, "half": self.zoom}
+
+        def make() -> NDArray[np.float64]:
+            chance = self._keep(
+                ("chance", self.event, pattern.mask, centre, self.zoom), lambda: alike(pattern, self.bins, **place)
+            )
+            return preference(pattern, self.bins, head, chance=chance, **place)
+
+        return self._keep(("map", pattern, head, centre, self.zoom), make)
 
     def _numbers(self, pattern: Pattern, head: int) -> Numbers:
         rows = torch.arange(0, len(pattern.q), max(1, len(pattern.q) // SAMPLED))
         return self._keep(("numbers", pattern, head), lambda: measure(pattern, head, rows=rows))
 
     def _table(self, before: Pattern, after: Pattern, row: int, head: int) -> str:
-        alike = self._keep(("alike", before.mask, self.event), before.uniform)
-        each = {"no encoding": (before, head), "with encoding": (after, head), "all keys alike": (alike, 0)}
+        uniform = self._keep(("uniform", self.event, before.mask), before.uniform)
+        each = {"no encoding": (before, head), "with encoding": (after, head), "all keys alike": (uniform, 0)}
         lines = []
         for name, (pattern, at) in each.items():
             one, mean = measure(pattern, at, rows=[row]), self._numbers(pattern, at)

@@ -1,22 +1,127 @@
 """`Explorer`: a few controls, one picture, and a plain state that a script or a test can set.
 
 The picture is one image widget whose bytes are replaced: never an output area, so there is never a second picture, and
-nothing is loaded from a network. Artists are made once, in `__init__` of a subclass, and moved in `update`.
+nothing is loaded from a network. Artists are made once, in `__init__` of a subclass, and moved in `update`;
+`OneDrawing` makes them a PNG, and draws axes and words anew only where they changed.
 """
 
 import asyncio
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
 
-__all__ = ["Explorer", "choice", "slider"]
+from hepattn.plotting import style
+
+__all__ = ["Explorer", "OneDrawing", "choice", "slider"]
 
 DELAY = 0.05
 """Seconds that a moved control waits for further moves before the picture is drawn."""
+
+
+class OneDrawing(FigureCanvasAgg):
+    """A canvas that draws what moves over a kept ground: axes with their words, drawn anew only where limits changed.
+
+    matplotlib's own way to a PNG goes through all artists twice, and half of the time is spent on tick labels. The
+    layout is found at the first picture and then kept. `figure.savefig` works as ever, and takes longer.
+
+    The ground is put together from layers, one for each axes and one for the figure's own words, drawn on white: of
+    each pixel the darkest, which is the same as drawing one over the other where they don't overlap.
+
+    Args:
+        figure: what is drawn, on white
+        moving: its artists that change besides the limits, labels and titles of axes; they lie above all others, the
+            last on top. None: all that there is, drawn anew each time.
+    """
+
+    def __init__(self, figure: Figure, moving: Sequence[Artist] | None = None) -> None:
+        super().__init__(figure)
+        self.moving = None if moving is None else list(moving)
+        self._placed = False
+        self._layers: dict[Axes | None, NDArray[np.uint8]] = {}
+        self._words: dict[Axes, object] = {}
+        self._ground: NDArray[np.uint8] | None = None
+
+    def png(self, dpi: float) -> bytes:
+        """The picture of the present state."""
+        with style.context():
+            self._size(dpi)
+            if self.moving is None:
+                self.draw()
+            else:
+                self._draw_ground()
+                for artist in self.moving:
+                    artist.draw(self.get_renderer())
+        buffer = io.BytesIO()
+        Image.fromarray(self._pixels()[..., :3]).save(buffer, format="png", compress_level=1)
+        return buffer.getvalue()
+
+    def forget(self) -> None:
+        """The next picture is drawn as a whole."""
+        self._ground = None
+
+    def _size(self, dpi: float) -> None:
+        if dpi != self.figure.dpi:
+            self.figure.set_dpi(dpi)
+            self.forget()
+        engine = self.figure.get_layout_engine()
+        if not self._placed and engine is not None:
+            for _ in range(2):  # as matplotlib does: sizes of words depend on places, and places on sizes
+                engine.execute(self.figure)
+            self.figure.set_layout_engine("none")
+        self._placed = True
+
+    def _draw_ground(self) -> None:
+        """Brings the ground up to date and onto the canvas."""
+        if self._ground is None:
+            self._words = {}
+            with _hidden([*(self.moving or ()), *self.figure.axes]):
+                self.draw()
+            self._layers = {None: self._pixels().copy()}
+        words = {ax: _words(ax) for ax in self.figure.axes}
+        changed = [ax for ax in words if words[ax] != self._words.get(ax)]
+        if changed or self._ground is None:
+            with _hidden(self.moving or ()):
+                for ax in changed:
+                    self._pixels()[:] = 255
+                    ax.draw(self.get_renderer())
+                    self._layers[ax] = self._pixels().copy()
+            self._ground = np.minimum.reduce(list(self._layers.values()))
+            self._words = words
+        self._pixels()[:] = self._ground
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        """(height, width, 4) of the canvas, to be read and written."""
+        return np.asarray(self.buffer_rgba())
+
+
+@contextmanager
+def _hidden(artists: Sequence[Artist]) -> Iterator[None]:
+    """Without these artists."""
+    shown = [artist for artist in artists if artist.get_visible()]
+    for artist in shown:
+        artist.set_visible(False)
+    try:
+        yield
+    finally:
+        for artist in shown:
+            artist.set_visible(True)
+
+
+def _words(ax: Axes) -> object:
+    """What the drawing of some axes depends on, but for their moving artists."""
+    titles = (ax.get_title("left"), ax.get_title(), ax.get_xlabel(), ax.get_ylabel())
+    return (ax.get_xlim(), ax.get_ylim(), *titles)
 
 
 class Explorer(ABC):
@@ -28,14 +133,23 @@ class Explorer(ABC):
     Args:
         figure: what is drawn; its layout is fixed after the first drawing
         controls: name -> widget with a value; the names become attributes
+        moving: the artists that `update` moves, see `OneDrawing`; None: all is drawn anew each time
         dpi: dots an inch of the picture
     """
 
     controls: dict[str, Any]
 
-    def __init__(self, figure: Figure, controls: Mapping[str, Any], *, dpi: int = 90) -> None:
+    def __init__(
+        self,
+        figure: Figure,
+        controls: Mapping[str, Any],
+        *,
+        moving: Sequence[Artist] | None = None,
+        dpi: int = 90,
+    ) -> None:
         object.__setattr__(self, "controls", dict(controls))
         self.figure = figure
+        self.canvas = OneDrawing(figure, moving)
         self.dpi = dpi
         self.drawings = 0
         # at its own size, not stretched to the page's width
@@ -62,12 +176,8 @@ class Explorer(ABC):
             self._waiting.cancel()
             self._waiting = None
         text = self.update()
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=self.dpi)
-        if not self.drawings:
-            self.figure.set_layout_engine("none")  # a layout a drawing would take longer than the drawing
+        self.picture.value = self.canvas.png(self.dpi)
         self.drawings += 1
-        self.picture.value = buffer.getvalue()
         self.numbers.value = text
 
     def _moved(self, _: Any) -> None:

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from PIL import Image
 
 from hepattn.data.sample import sample_event
 from hepattn.data.schema import Event, Selection
@@ -33,18 +31,6 @@ KINDS: tuple[tuple[str, str], ...] = (("noise", "#D6D6D6"), ("on another particl
 
 COLOURS = style.CYCLE[::-1]
 """Of reconstructable particles, in turns; black lies lowest, so that it hides no other in dense events."""
-
-
-class OneDrawing(FigureCanvasAgg):
-    """A canvas that draws once a picture, where matplotlib's goes through all artists twice to find their places."""
-
-    def print_figure(self, filename: Any, dpi: Any = None, **_: Any) -> None:  # type: ignore[override]
-        """Write a PNG of the figure into a file or buffer."""
-        if dpi is not None and dpi != self.figure.dpi:
-            self.figure.set_dpi(dpi)
-        self.draw()
-        picture = Image.fromarray(np.asarray(self.buffer_rgba())).convert("RGB")
-        picture.save(filename, format="png", compress_level=2)
 
 
 def samples() -> dict[str, Callable[[], Event]]:
@@ -107,8 +93,8 @@ class EventExplorer(Explorer):
             "pt_min": slider("pT cut [GeV]", float(self.selection.pt_min), 0.0, pt_max, 0.1),
             "volume": choice("volume", list(VOLUMES)),
         }
-        OneDrawing(figure)
-        super().__init__(figure, controls)
+        moving = [line for dots in self.dots.values() for line in dots]
+        super().__init__(figure, controls, moving=[*moving, self.title, self.legend])
 
     def shown(self) -> Event:
         """The event on show."""

@@ -25,7 +25,7 @@ from hepattn.training.data import EventDataModule
 from hepattn.training.module import HitFilterModule, read_checkpoint
 from hepattn.widgets.base import Explorer, choice, slider
 from hepattn.widgets.held_out import HeldOut, Judgement
-from hepattn.widgets.training_panels import DPI, RUN_OF_LOSSES, TrainingPanels
+from hepattn.widgets.training_panels import RUN_OF_LOSSES, TrainingPanels
 from hepattn.widgets.training_run import build, silence
 
 __all__ = ["TrainingExplorer"]
@@ -114,7 +114,7 @@ class TrainingExplorer(Explorer):
             )
         }
         self._panels = TrainingPanels(module.model.config.selection)
-        super().__init__(self._panels.figure, controls, dpi=DPI)
+        super().__init__(self._panels.figure, controls, moving=self._panels.moving, dpi=75)
         for name, button in self._buttons.items():
             button.on_click(lambda _, name=name: self._pressed(name))
         self.controls["learning_rate"].observe(self._rate_moved, names="value")
@@ -348,13 +348,7 @@ class TrainingExplorer(Explorer):
     def draw(self) -> None:
         """Draws the present state now; training waits that long before its next step."""
         with nullcontext() if self._remote is None else self._remote.aside():
-            if self._waiting is not None:
-                self._waiting.cancel()
-                self._waiting = None
-            text = self.update()
-            self.picture.value = self._panels.png()
-            self.drawings += 1
-            self.numbers.value = text
+            super().draw()
 
     @override
     def __setattr__(self, name: str, value: Any) -> None:

@@ -1,19 +1,15 @@
 """The panels of a training: losses, held-out AUC, scores, efficiency against purity and pT, and one event."""
 
-import io
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from PIL import Image
 
 from hepattn.data.schema import Selection
 from hepattn.metrics import Fraction, binned_fraction, clopper_pearson
@@ -22,22 +18,16 @@ from hepattn.widgets.held_out import BINS, HeldOut, Judgement
 
 __all__ = ["RUN_OF_LOSSES", "TrainingPanels", "name_axes", "running_mean"]
 
-DPI = 75
 RUN_OF_LOSSES = 50
 """Steps over which the loss is averaged for the thick line."""
 
 
 class TrainingPanels:
-    """The figure and the artists in it, made once and moved.
-
-    Axes with their words are drawn only when limits change; what moves is drawn over a copy of that background, which
-    takes a fifth of the time.
-    """
+    """The figure and the artists in it, made once and moved: `moving`."""
 
     def __init__(self, selection: Selection) -> None:
         with style.context():
-            self.figure: Figure = style.Figure(figsize=(14.0, 7.6), dpi=DPI, layout="constrained")
-            self.canvas = FigureCanvasAgg(self.figure)
+            self.figure: Figure = style.Figure(figsize=(14.0, 7.6), layout="constrained")
             grid = self.figure.subplots(2, 3, gridspec_kw={"width_ratios": [1, 1, 1.75]})
             (self.loss, self.auc, self.event), (self.histogram, self.curve, self.pt) = grid
             self._make_curves()
@@ -45,25 +35,6 @@ class TrainingPanels:
             self._make_event()
         self.moving: list[Artist] = [self.raw, self.mean, self.old, self.new, self.wanted, self.others, self.cut]
         self.moving += [self.trade, self.cross, self.point, self.bars, self.fractions, *self.groups]
-        for artist in self.moving:
-            artist.set_animated(True)
-        self._background: Any = None
-        self._drawn_for: object = None
-
-    def png(self) -> bytes:
-        """The picture."""
-        limits = [(ax.get_xlim(), ax.get_ylim()) for ax in self.figure.axes]
-        if limits != self._drawn_for:
-            self.canvas.draw()
-            self.figure.set_layout_engine("none")
-            self._background, self._drawn_for = self.canvas.copy_from_bbox(self.figure.bbox), limits
-        self.canvas.restore_region(self._background)
-        for artist in self.moving:
-            assert artist.axes is not None
-            artist.axes.draw_artist(artist)
-        buffer = io.BytesIO()
-        Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(buffer, "png", compress_level=1)
-        return buffer.getvalue()
 
     def _make_curves(self) -> None:
         (self.raw,) = self.loss.plot([], [], color=style.FAINT, linewidth=0.8, label="each step")

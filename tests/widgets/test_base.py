@@ -1,8 +1,12 @@
 """The promises of every explorer, on a small one: plain state, one picture, gathered moves, refusals."""
 
 import asyncio
+import io
 
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from PIL import Image
 
 from hepattn.plotting.style import canvas
 from hepattn.widgets.base import DELAY, Explorer, choice, slider
@@ -46,6 +50,61 @@ def test_the_view_holds_one_picture():
     children = line.view.children
     assert sum(child is line.picture for child in children) == 1
     assert line.drawings == 1
+
+
+class Curve(Explorer):
+    """y = slope * x in axes that follow it, beside axes that stand still; only the line and the title move."""
+
+    def __init__(self, *, parts: bool) -> None:
+        figure, (self.ax, still) = canvas(2)
+        (self.line,) = self.ax.plot([0, 1], [0, 0], label="a line")
+        self.ax.legend(loc="upper left")
+        still.imshow(np.eye(3))
+        self.title = figure.suptitle("slope")
+        figure.legend(loc="outside lower center")
+        moving = [self.line, self.title] if parts else None
+        super().__init__(figure, {"slope": slider("slope", 1, 0, 500)}, moving=moving)
+
+    def update(self) -> str:
+        self.line.set_ydata([0, self.slope])
+        self.ax.set_ylim(0, 1.5 * self.slope + 1)
+        self.title.set_text(f"slope {self.slope}")
+        return ""
+
+
+def pixels(explorer: Explorer) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(explorer.picture.value)))
+
+
+def test_parts_drawn_anew_make_the_picture_of_the_whole():
+    parts, whole = Curve(parts=True), Curve(parts=False)
+    for slope in (1, 400, 3, 3):
+        for one in (parts, whole):
+            one.slope = slope
+            one.draw()
+        assert np.array_equal(pixels(parts), pixels(whole)), slope
+
+
+def test_axes_are_drawn_anew_only_where_they_changed(monkeypatch):
+    curve = Curve(parts=True)
+    curve.draw()
+    drawn = []
+    real = Axes.draw
+    monkeypatch.setattr(Axes, "draw", lambda ax, renderer: (drawn.append(ax), real(ax, renderer)))
+    curve.draw()
+    assert drawn == []
+    curve.slope = 300
+    assert drawn == [curve.ax]
+
+
+def test_a_figure_is_saved_with_all_that_moves(tmp_path):
+    curve = Curve(parts=True)
+    curve.draw()
+    seen = []
+    curve.line.draw = lambda *_: seen.append("line")
+    curve.title.draw = lambda *_: seen.append("title")
+    curve.figure.savefig(tmp_path / "curve.pdf")
+    assert {"line", "title"} <= set(seen)
 
 
 def test_fast_moves_are_gathered_and_the_last_one_counts():
