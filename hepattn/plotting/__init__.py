@@ -5,7 +5,7 @@ No pyplot and no global state: a notebook shows the figure that a cell ends with
 
 from hepattn.plotting.attention import attention_maps, attention_rows, attention_seam
 from hepattn.plotting.events import attended, event
-from hepattn.plotting.masks import mask
+from hepattn.plotting.masks import block_sizes, blocks, mask
 from hepattn.plotting.occupancy import composition, hits_per_particle, occupancy
 from hepattn.plotting.performance import efficiency, kept, kernels, scores
 from hepattn.plotting.style import Figure
@@ -16,6 +16,8 @@ __all__ = [
     "attention_maps",
     "attention_rows",
     "attention_seam",
+    "block_sizes",
+    "blocks",
     "composition",
     "efficiency",
     "event",

@@ -1,23 +1,47 @@
-"""Draw who may look at whom: one row a query, one column a key, 1 and a dark cell where the query may attend."""
+"""Draw who may look at whom: one row a query, one column a key, 1 and a dark cell where the query may attend.
 
+Kernels look at blocks of pairs, not at pairs: `blocks` draws both, `hepattn.metrics.sparsity` counts both.
+"""
+
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 from hepattn.masks import Dense, Mask
+from hepattn.masks.blocks import block_relation
 from hepattn.masks.compose import Both, Either
+from hepattn.metrics.sparsity import allowed_pairs, layouts, pairs, sparsity
 from hepattn.plotting import style
+from hepattn.sequence import Layout, Lengths
 
 LARGEST = 4096
 """Positions that are still drawn pair by pair; beyond that a picture has fewer pixels than the mask has pairs."""
+
+WASTED, FULL = "#F6CF87", "#00263E"
+"""Of pairs that are looked at in vain (pale orange), and of blocks that are wholly allowed (darker than blue)."""
+
+STATES: tuple[tuple[str, str], ...] = (
+    (style.PAPER, "empty block: skipped"),
+    (WASTED, "looked at, not allowed"),
+    (style.BLUE, "looked at, allowed"),
+    (FULL, "wholly allowed block"),
+)
+"""What a pair can be -> its colour and words; the numbers of `states`."""
+
+FINEST = 320
+"""Cells along the side of a picture of blocks; of larger masks a cell stands for several pairs."""
 
 
 def mask(
@@ -85,6 +109,184 @@ def _panel(ax: Axes, mask: Mask, n: int, n_kv: int, *, digits: bool) -> None:
     ax.set_xlabel("key j (is seen)")
     ax.set_ylabel("query i (sees)")
     ax.set_title(f"{textwrap.fill(name(mask), 34)}\n{allowed.mean():.0%} of {allowed.size:,} pairs")
+
+
+def states(mask: Mask | None, queries: Layout, keys: Layout, size: int) -> NDArray[np.uint8]:
+    """What each pair is: its place in `STATES`, `(all queries, all keys)`."""
+    some, every = (
+        one.repeat_interleave(size, 0)[: queries.total].repeat_interleave(size, 1)[:, : keys.total]
+        for one in block_relation(mask, queries, keys, size)
+    )
+    state = some.to(torch.uint8)
+    state[pairs(mask, queries, keys)] = 2
+    state[every] = 3
+    return state.numpy()
+
+
+class BlockPanel:
+    """Pairs in the colours of `STATES`, the grid of blocks, and the frame of each event; made once, then moved."""
+
+    def __init__(self, ax: Axes) -> None:
+        self.ax = ax
+        colours = ListedColormap([colour for colour, _ in STATES])
+        self.image = ax.imshow(
+            np.zeros((1, 1), np.uint8), cmap=colours, vmin=0, vmax=3, interpolation="nearest", aspect="auto"
+        )
+        self.grid = LineCollection([], colors=style.GREY)
+        self.frames = LineCollection([], colors=style.BLACK, linewidths=1.6)
+        ax.add_collection(self.grid)
+        ax.add_collection(self.frames)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        ax.set_xlabel("key (is seen)")
+        ax.set_ylabel("query (sees)")
+
+    def show(self, mask: Mask | None, queries: Layout, keys: Layout, size: int) -> None:
+        """Shows a mask over the packed tokens of some events."""
+        high, wide = queries.total, keys.total
+        cells, (down, across) = _coarse(states(mask, queries, keys, size))
+        self.image.set_data(cells)
+        self.image.set_extent((-0.5, across * cells.shape[1] - 0.5, down * cells.shape[0] - 0.5, -0.5))
+        rows, columns = (np.append(np.arange(0, n, size), n) - 0.5 for n in (high, wide))
+        level = [[(-0.5, y), (wide - 0.5, y)] for y in rows]
+        upright = [[(x, -0.5), (x, high - 0.5)] for x in columns]
+        self.grid.set_segments(level + upright)
+        self.grid.set_linewidth(float(np.clip(15 / max(len(rows), len(columns)), 0.15, 0.9)))
+        boxes = []
+        if queries.batch > 1:
+            top, left = ((layout.offsets.numpy() - 0.5).tolist() for layout in (queries, keys))
+            for a, b, c, d in zip(left, left[1:], top, top[1:], strict=False):
+                boxes.append([(a, c), (b, c), (b, d), (a, d), (a, c)])
+        self.frames.set_segments(boxes)
+        self.ax.set_xlim(-0.5, wide - 0.5)
+        self.ax.set_ylim(high - 0.5, -0.5)
+        for axis, n in ((self.ax.xaxis, wide), (self.ax.yaxis, high)):
+            axis.set_major_locator(FixedLocator(range(n)) if n <= 16 else MaxNLocator(5, integer=True))
+
+
+def blocks(
+    mask: Mask | Sequence[Mask | None] | None,
+    lengths: Lengths,
+    *,
+    size: int | Sequence[int] = 128,
+    kv_lengths: Lengths = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw masks as a kernel sees them: in blocks, over the packed tokens of one or several events.
+
+    Args:
+        mask: One mask, or several that each get a panel; None: everything inside an event.
+        lengths: Queries of each event.
+        size: Tokens along the side of a block; of several sizes each gets a panel.
+        kv_lengths: Keys of each event; left out, the queries themselves.
+        ax: Axes to draw in (one panel only).
+
+    Returns:
+        The figure; ``figure.axes[i]`` is a panel, sizes of one mask side by side.
+
+    Raises:
+        ValueError: No or more than 4,096 queries or keys in all, no panel, a size below 1, or a mask that does not fit.
+    """
+    queries, keys = layouts(lengths, kv_lengths)
+    if not (1 <= queries.total <= LARGEST and 1 <= keys.total <= LARGEST):
+        raise ValueError(
+            f"blocks are drawn for 1 to {LARGEST} positions, got {queries.total} queries and {keys.total} keys: "
+            "hepattn.metrics.sparsity counts them at any size"
+        )
+    masks = list(mask) if isinstance(mask, Sequence) else [mask]
+    many = [(one, n) for one in masks for n in ([size] if isinstance(size, int) else size)]
+    if not many:
+        raise ValueError("there is no mask, or no block size, to draw")
+    shape = float(np.clip(queries.total / keys.total, 0.4, 1.6))
+    figure, axes = style.canvas(len(many), width=4.6, height=3.75 * shape + 1.75, ax=ax)
+    with style.context():
+        for (one, n), panel in zip(many, axes, strict=True):
+            found = sparsity(one, queries, n, keys)
+            BlockPanel(panel).show(one, queries, keys, n)
+            panel.set_box_aspect(shape)
+            panel.set_title(
+                f"{textwrap.fill(title(one), 36)}\nblocks of {n}: {share(found.active, found.blocks)} active, "
+                f"{share(found.full, found.blocks)} full\n{share(found.allowed, found.pairs)} of pairs allowed",
+                fontsize=12,
+            )
+        if ax is None:
+            figure.legend(handles=state_handles(), loc="outside lower center", ncols=2 if len(many) <= 2 else 4)
+    return figure
+
+
+def state_handles() -> list[Patch]:
+    """Of a legend: what the colours of pairs mean."""
+    return [Patch(facecolor=colour, edgecolor=style.GREY, linewidth=0.6, label=words) for colour, words in STATES]
+
+
+def block_sizes(
+    masks: Sequence[Mask], lengths: Lengths, sizes: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048)
+) -> Figure:
+    """Draw what the size of blocks costs: scores computed in vain, and the index that names the blocks.
+
+    Args:
+        masks: One line each.
+        lengths: Tokens of each event.
+        sizes: Of blocks, in tokens.
+
+    Returns:
+        The figure: scores computed over pairs allowed; and the index in MB, which is the same for all masks (block
+        sparse kernels read four maps of all blocks, 4 bytes each: partly and wholly allowed, by row and by column).
+    """
+    layout = Layout.of(lengths, "cpu")
+    figure, (waste, index) = style.canvas(2, width=5.2, height=4.4)
+    with style.context():
+        for mask, colour, marker in zip(masks, style.CYCLE, "osD^vP*", strict=False):
+            allowed = allowed_pairs(mask, layout, layout)
+            each = [int(block_relation(mask, layout, layout, size)[0].sum()) * size**2 / allowed for size in sizes]
+            waste.plot(sizes, each, marker=marker, color=colour, label=name(mask))
+        waste.axhline(1, color=style.GREY, linewidth=1, linestyle="--")
+        waste.set_ylabel("scores computed / pairs allowed")
+        waste.legend(loc="upper left")
+        index.plot(sizes, [16 * (-(-layout.total // size)) ** 2 / 1e6 for size in sizes], "o-", color=style.BLACK)
+        index.set_ylabel("index of blocks [MB]")
+        for panel in (waste, index):
+            panel.set_xscale("log")
+            panel.set_yscale("log")
+            panel.xaxis.set_major_locator(FixedLocator(list(sizes)))
+            panel.xaxis.set_minor_locator(NullLocator())
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_major_formatter(FuncFormatter(_plain))
+            panel.set_xlabel("size of a block [tokens]")
+        waste.yaxis.set_major_locator(FixedLocator([1, 2, 4, 8, 16, 32, 64]))
+        waste.yaxis.set_minor_locator(NullLocator())
+        figure.suptitle(f"{layout.total:,} tokens" + (f" in {layout.batch} events" if layout.batch > 1 else ""))
+    return figure
+
+
+def _coarse(state: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """At most `FINEST` cells a side, and the height and width of a cell: of its pairs the highest state shows.
+
+    Otherwise the row of a single global token would fall between two pixels.
+    """
+    down, across = (2 ** max(0, math.ceil(math.log2(n / FINEST))) for n in state.shape)
+    high, wide = -(-state.shape[0] // down), -(-state.shape[1] // across)
+    padded = np.zeros((high * down, wide * across), np.uint8)
+    padded[: state.shape[0], : state.shape[1]] = state
+    return padded.reshape(high, down, wide, across).max(axis=(1, 3)), (down, across)
+
+
+def share(part: float, whole: float) -> str:
+    """A share in percent, with as many digits as it needs: 100 %, 12 %, 2.0 %, 0.04 %."""
+    percent = 100 * part / whole if whole else math.nan
+    if not math.isfinite(percent):
+        return "–"
+    digits = 0 if percent >= 10 or percent == 0 else 1 if percent >= 1 else 2
+    return f"{percent:.{digits}f} %"
+
+
+def _plain(value: float, _: int) -> str:
+    return f"{value:g}"
+
+
+def title(mask: Mask | None) -> str:
+    """As `name`; None is everything inside an event."""
+    return "no mask" if mask is None else name(mask)
 
 
 def name(mask: Mask) -> str:
