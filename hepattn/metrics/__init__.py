@@ -1,6 +1,13 @@
 """Metrics: they see arrays, never a model."""
 
-from hepattn.metrics.attention import BlockPairs, block_pairs, pair_recall, particle_spread, whole_particles
+from hepattn.metrics.attention import (
+    BlockPairs,
+    block_pairs,
+    pair_recall,
+    particle_spread,
+    whole_particles,
+    window_blocks,
+)
 from hepattn.metrics.filter import (
     FilterMetrics,
     ScoredEvent,
@@ -36,4 +43,5 @@ __all__ = [
     "threshold_at_efficiency",
     "threshold_at_purity",
     "whole_particles",
+    "window_blocks",
 ]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hepattn.metrics.intervals import Fraction
 
-__all__ = ["BlockPairs", "block_pairs", "pair_recall", "particle_spread", "whole_particles"]
+__all__ = ["BlockPairs", "block_pairs", "pair_recall", "particle_spread", "whole_particles", "window_blocks"]
 
 Owner = NDArray[np.integer[Any]]
 Whole = NDArray[np.int64]
@@ -195,6 +195,35 @@ def block_pairs(owner: Owner, size: int) -> BlockPairs:
     found = np.bincount(where, weights=pairs, minlength=len(cell)).astype(np.int64)  # exact below 2^53
     held = found > 0
     return BlockPairs(size, blocks, cell[held] // max(blocks, 1), cell[held] % max(blocks, 1), found[held])
+
+
+def window_blocks(n: int, window: int, size: int, *, wrap: bool = True) -> Fraction:
+    """Blocks of `size` x `size` that hold a pair which a window allows / all blocks: what its kernel computes.
+
+    Args:
+        n: hits of the sequence
+        window: size w as of `hepattn.masks.Window`
+        size: hits along the side of a block
+        wrap: circular distance
+
+    Raises:
+        ValueError: window or size is below 1
+    """
+    (half,) = _halves([window])
+    if size < 1:
+        raise ValueError(f"a block has at least one hit a side, got size={size}")
+    blocks = -(-n // size)
+    start = np.arange(blocks) * size
+    low, high = start - half, np.minimum(start + size, n) - 1 + half
+    if not wrap:
+        seen = np.minimum(high, n - 1) // size - np.maximum(low, 0) // size + 1
+        return Fraction(int(seen.sum()), blocks**2)
+    first, last = low % max(n, 1) // size, high % max(n, 1) // size
+    seen = last - first + 1
+    around = (low < 0) | (high >= n)
+    seen = np.where(around, np.minimum(seen + blocks, blocks), seen)  # the block where both ends meet counts once
+    seen = np.where(high - low + 1 >= n, blocks, seen)
+    return Fraction(int(seen.sum()), blocks**2)
 
 
 def _by_particle(owner: Owner) -> tuple[Whole, Whole, int]:

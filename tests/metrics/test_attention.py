@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hepattn.masks import Window
-from hepattn.metrics.attention import block_pairs, pair_recall, particle_spread, whole_particles
+from hepattn.metrics.attention import block_pairs, pair_recall, particle_spread, whole_particles, window_blocks
 from hepattn.metrics.intervals import Fraction
 
 owners = st.lists(st.integers(-1, 4), max_size=40).map(np.array).map(lambda one: one.astype(np.int64))
@@ -74,6 +74,15 @@ def test_fewer_blocks_than_needed_hold_less(owner, size, recall):
         assert (np.diff(held) > 0).all()
 
 
+@given(st.integers(0, 70), st.integers(1, 150), st.integers(1, 30), st.booleans())
+def test_blocks_of_a_window_are_those_of_its_pairs(n, window, size, wrap):
+    blocks = -(-n // size)
+    allowed = Window(window, wrap=wrap).dense(n).numpy() if n else np.zeros((0, 0), bool)
+    filled = np.pad(allowed, (0, blocks * size - n))
+    active = int(filled.reshape(blocks, size, blocks, size).any(axis=(1, 3)).sum())
+    assert window_blocks(n, window, size, wrap=wrap) == Fraction(active, blocks**2)
+
+
 @given(owners, st.integers(0, 40), st.integers(1, 60))
 def test_a_ring_can_be_turned(owner, shift, window):
     turned = np.roll(owner, shift)
@@ -135,5 +144,7 @@ def test_refusals():
         pair_recall(np.zeros(2, dtype=int), [0])
     with pytest.raises(ValueError, match="size=0"):
         block_pairs(np.zeros(2, dtype=int), 0)
+    with pytest.raises(ValueError, match="size=0"):
+        window_blocks(4, 2, 0)
     with pytest.raises(ValueError, match="recall"):
         block_pairs(np.zeros(2, dtype=int), 1).needed(1.5)
