@@ -7,6 +7,7 @@ nothing is loaded from a network. Artists are made once, in `__init__` of a subc
 
 import asyncio
 import io
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from PIL import Image
 
 from hepattn.plotting import style
 
-__all__ = ["Explorer", "OneDrawing", "choice", "slider"]
+__all__ = ["Explorer", "OneDrawing", "choice", "log_slider", "slider"]
 
 DELAY = 0.05
 """Seconds that a moved control waits for further moves before the picture is drawn."""
@@ -215,6 +216,8 @@ class Explorer(ABC):
             object.__setattr__(self, name, value)
             return
         low, high = getattr(control, "min", None), getattr(control, "max", None)
+        if isinstance(control, ipywidgets.FloatLogSlider):  # whose bounds are exponents
+            low, high = control.base**low, control.base**high
         if low is not None and high is not None and not low <= value <= high:
             raise ValueError(f"{name} lies between {low} and {high}, not {value!r}")  # a slider would clamp it
         options = getattr(control, "options", None)
@@ -235,6 +238,13 @@ def slider(label: str, value: float, low: float, high: float, step: float = 1) -
     whole = all(float(x).is_integer() for x in (value, low, high, step)) and not isinstance(value, float)
     kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
     return kind(value=value, min=low, max=high, step=step, description=label, style={"description_width": "initial"})
+
+
+def log_slider(label: str, value: float, low: float, high: float) -> Any:
+    """A slider over powers of ten, in steps of a tenth of one, between low and high (> 0)."""
+    ends = {"min": math.log10(low), "max": math.log10(high)}
+    words = {"description_width": "initial"}
+    return ipywidgets.FloatLogSlider(value=value, step=0.1, description=label, style=words, **ends)
 
 
 def choice(label: str, options: Mapping[str, Any] | list[Any], value: Any = None) -> Any:

@@ -94,7 +94,7 @@ class EventExplorer(Explorer):
             "volume": choice("volume", list(VOLUMES)),
         }
         moving = [line for dots in self.dots.values() for line in dots]
-        super().__init__(figure, controls, moving=[*moving, self.title, self.legend])
+        super().__init__(figure, controls, moving=[*moving, self.title])
 
     def shown(self) -> Event:
         """The event on show."""
@@ -117,7 +117,8 @@ class EventExplorer(Explorer):
         event, cuts = self.shown(), self.cuts()
         inside = cuts.in_volumes(event.hits)
         known = event.particles is not None and event.hits.particle is not None
-        groups = _groups(event, cuts) if known else [inside & False, inside, *[inside & False] * len(COLOURS)]
+        chosen = cuts.particles(event) if known else np.zeros(0, dtype=np.bool_)
+        groups = _groups(event, inside, chosen) if known else [inside & False, inside, *[inside & False] * len(COLOURS)]
         drawn = int(inside.sum())
         size = float(np.clip(np.sqrt(30_000 / max(drawn, 1)), 1.1, 2.5))
         for name, dots in self.dots.items():
@@ -126,14 +127,30 @@ class EventExplorer(Explorer):
                 line.set_markersize(size * (0.8 if i < len(KINDS) else 1.3))
         if drawn:
             self._limits(inside)
-        self.legend.get_texts()[1].set_text(KINDS[1][0] if known else "truth not known")
+        words, grey = KINDS[1][0] if known else "truth not known", self.legend.get_texts()[1]
+        if grey.get_text() != words:
+            grey.set_text(words)
+            self.canvas.forget()
         what = "all volumes" if self.volume == "all" else self.volume
         self.title.set_text(
             f"{self.event}: all {drawn:,} hits in {what}\nreconstructable: {cuts}"
             if known
             else f"{self.event}: all {drawn:,} hits in {what}\nno truth: which hits lie on which particle is not known"
         )
-        return _numbers(event, cuts, inside, known=known)
+        if not known:
+            return _table({"hits in the chosen volumes": f"{drawn:,} of {len(inside):,}"})
+        noise, _, *wanted = (len(group) for group in groups)
+        assert event.hits.particle is not None
+        left = np.bincount(event.hits.particle[inside] + 1)[1:]
+        return _table(
+            {
+                "hits in the chosen volumes": f"{drawn:,} of {len(inside):,}",
+                "particles with a hit there": f"{np.count_nonzero(left):,}",
+                f"reconstructable ({cuts})": f"{chosen.sum():,}",
+                "hits on them": str(Fraction(sum(wanted), drawn)),
+                "noise": str(Fraction(noise, drawn)),
+            }
+        )
 
     def _limits(self, inside: NDArray[np.bool_]) -> None:
         """Axes that hold the hits on show, in round numbers so that they keep still from event to event."""
@@ -148,35 +165,23 @@ def _round(value: float, step: float) -> float:
     return float(np.ceil(1.02 * value / step) * step)
 
 
-def _groups(event: Event, cuts: Selection) -> list[NDArray[np.intp]]:
+def _groups(event: Event, inside: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
     """Indices of the hits of each artist: noise, other particles, and one a colour; hits elsewhere: none's."""
     assert event.particles is not None
     assert event.hits.particle is not None
-    owner, inside = event.hits.particle, cuts.in_volumes(event.hits)
-    chosen = cuts.particles(event)
-    # neighbours in phi, among those that are coloured, get different colours; -1: not coloured; last row: noise
-    colour = np.full(len(chosen) + 1, -1)
+    # neighbours in phi, among those that are coloured, get different colours; 0: noise, which is the last row
+    group = np.ones(len(chosen) + 1, dtype=np.int8)
+    group[-1] = 0
     ranked = np.flatnonzero(chosen)[np.argsort(event.particles.phi[chosen], kind="stable")]
-    colour[ranked] = np.arange(len(ranked)) % len(COLOURS)
-    turn = colour[owner]
-    below = [inside & (owner < 0), inside & (owner >= 0) & (turn < 0)]
-    return [np.flatnonzero(one) for one in (*below, *(inside & (turn == i) for i in range(len(COLOURS))))]
+    group[ranked] = len(KINDS) + np.arange(len(ranked)) % len(COLOURS)
+    of_hit = np.where(inside, group[event.hits.particle], -1)
+    return [np.flatnonzero(of_hit == i) for i in range(len(KINDS) + len(COLOURS))]
 
 
-def _numbers(event: Event, cuts: Selection, inside: NDArray[np.bool_], *, known: bool) -> str:
-    """The table below the picture."""
-    drawn = int(inside.sum())
-    rows = [("hits in the chosen volumes", f"{drawn:,} of {len(inside):,}")]
-    if known:
-        assert event.hits.particle is not None
-        owner = event.hits.particle[inside]
-        rows += [
-            ("particles with a hit there", f"{len(np.unique(owner[owner >= 0])):,}"),
-            (f"reconstructable ({cuts})", f"{int(cuts.particles(event).sum()):,}"),
-            ("hits on them", str(Fraction(int(cuts.hits(event).sum()), drawn))),
-            ("noise", str(Fraction(int((owner < 0).sum()), drawn))),
-        ]
+def _table(rows: Mapping[str, str]) -> str:
+    """What stands below the picture."""
     cells = "".join(
-        f"<tr><td>{escape(name)}</td><td style='padding-left: 1em'>{escape(value)}</td></tr>" for name, value in rows
+        f"<tr><td>{escape(name)}</td><td style='padding-left: 1em'>{escape(value)}</td></tr>"
+        for name, value in rows.items()
     )
     return f"<table>{cells}</table>Fractions of the hits in the chosen volumes, with 68.3 % intervals."

@@ -7,9 +7,10 @@ import asyncio
 import atexit
 import html
 import math
+import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from typing_extensions import override
 from hepattn.training.callbacks import RemoteControl, TrainingStopped
 from hepattn.training.data import EventDataModule
 from hepattn.training.module import HitFilterModule, read_checkpoint
-from hepattn.widgets.base import Explorer, choice, slider
+from hepattn.widgets.base import Explorer, choice, log_slider, slider
 from hepattn.widgets.held_out import HeldOut, Judgement
 from hepattn.widgets.training_panels import RUN_OF_LOSSES, TrainingPanels
 from hepattn.widgets.training_run import build, silence
@@ -91,13 +92,14 @@ class TrainingExplorer(Explorer):
         self._judged = (0.0, 0.0)  # when (s), and how long it took
         module, data, trainer = build([*self._arguments, f"--model.network.attention={attention}"])
         network = module.model.config
-        data.setup("fit")
+        with redirect_stderr(sys.stdout):  # a notebook shows what goes to stderr on red, as if it had gone wrong
+            data.setup("fit")
         self._data, self._held_out_events = data, data.events("validation")[: max(held_out, 1)]
         self.total_steps = trainer.max_steps
         self._prepare(module)
         controls = {
             "threshold": slider("threshold", 0.5, 0.01, 0.99, 0.01),
-            "learning_rate": _rate_slider(module.optimiser_config.learning_rate),
+            "learning_rate": log_slider("learning rate", module.optimiser_config.learning_rate, *RATES),
             "window": choice("window", sorted({*WINDOWS, network.window}), network.window),
             "pt_min": slider("pT cut [GeV]", float(network.pt_min), 0.1, 3.0, 0.1),
             "attention": choice("model", {"with attention": True, "each hit alone": False}, attention),
@@ -350,15 +352,6 @@ class TrainingExplorer(Explorer):
         with nullcontext() if self._remote is None else self._remote.aside():
             super().draw()
 
-    @override
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "learning_rate" and "controls" in self.__dict__:  # this slider's own bounds are exponents
-            if not RATES[0] <= value <= RATES[1]:
-                raise ValueError(f"learning_rate lies between {RATES[0]:g} and {RATES[1]:g}, not {value!r}")
-            self.controls[name].value = value
-            return
-        super().__setattr__(name, value)
-
     @property
     @override
     def view(self) -> ipywidgets.VBox:
@@ -395,13 +388,6 @@ class TrainingExplorer(Explorer):
         if self.error is not None:
             lines.append(_sentence(self.error))
         return "<br>".join(lines)
-
-
-def _rate_slider(value: float) -> Any:
-    low, high = (math.log10(rate) for rate in RATES)
-    return ipywidgets.FloatLogSlider(
-        value=value, min=low, max=high, step=0.1, description="learning rate", style={"description_width": "initial"}
-    )
 
 
 def _sentence(error: BaseException) -> str:

@@ -227,6 +227,13 @@ def test_settings_of_the_next_start(make):
     np.testing.assert_allclose(explorer._panels.old.get_ydata(), [auc for _, auc in first])
 
 
+def test_what_is_read_is_said_in_ordinary_output(make, capsys):
+    make()
+    said = capsys.readouterr()
+    assert said.out == "4 events for train, 2 events for validation, 2 events for test\n"
+    assert said.err == ""
+
+
 def test_an_error_in_the_thread_is_shown_and_raised(make, monkeypatch):
     def fails(*_):
         raise ArithmeticError("weights <of lead>")
