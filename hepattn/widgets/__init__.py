@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING, Any
 from hepattn.widgets.attention import AttentionExplorer
 from hepattn.widgets.base import Explorer, choice, slider
 from hepattn.widgets.events import EventExplorer
+from hepattn.widgets.masks import MaskExplorer
 
 if TYPE_CHECKING:
     from hepattn.widgets.curves import learning_curves
     from hepattn.widgets.training import TrainingExplorer
 
-__all__ = ["AttentionExplorer", "EventExplorer", "Explorer", "TrainingExplorer", "choice", "learning_curves", "slider"]
+__all__ = [
+    "AttentionExplorer",
+    "EventExplorer",
+    "Explorer",
+    "MaskExplorer",
+    "TrainingExplorer",
+    "choice",
+    "learning_curves",
+    "slider",
+]
 
 TRAINS = {"TrainingExplorer": "hepattn.widgets.training", "learning_curves": "hepattn.widgets.curves"}
 """Names that are imported when they are asked for: pytorch-lightning takes seconds, and other explorers need none."""
