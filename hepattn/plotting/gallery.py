@@ -17,14 +17,14 @@ from PIL import Image
 
 from hepattn.data.sample import sample_event
 from hepattn.data.schema import Event, Selection
-from hepattn.masks import Mask, Window
+from hepattn.masks import GlobalTokens, Mask, Window
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import style
 from hepattn.plotting.attention_numbers import change, preference
 from hepattn.plotting.attention_panels import MapPanel
 from hepattn.plotting.attention_pattern import layer_pattern
 from hepattn.plotting.events import View, attended, event
-from hepattn.plotting.masks import mask
+from hepattn.plotting.masks import blocks, mask
 from hepattn.plotting.performance import kept, scores
 
 IMAGES = Path(__file__).resolve().parents[2] / "notebooks" / "images"
@@ -120,6 +120,17 @@ def before_and_after() -> Figure:
     return figure
 
 
+def masks() -> Figure:
+    """Thumbnail 05: a wrapped window in blocks, alone, with a global token, and of several events."""
+    figure, panels = small(3, aspect=0.36)
+    window = Window(16, wrap=True)
+    batches = ((window, [96]), (window | GlobalTokens([0]), [96]), (window, [40, 24, 32]))
+    for panel, (one, lengths) in zip(panels, batches, strict=True):
+        blocks(one, lengths, size=8, ax=panel)
+        _bare(panel)
+    return figure
+
+
 def train_hit_filter() -> Figure:
     """Thumbnail 08: hits that the lesson's filter keeps and loses, and its scores of both kinds."""
     figure, (along, judged) = small(2)
@@ -151,6 +162,7 @@ THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "00": quickstart,
     "01": event_and_hits,
     "03": before_and_after,
+    "05": masks,
     "08": train_hit_filter,
 }
 """Number of a finished notebook -> what draws its thumbnail."""

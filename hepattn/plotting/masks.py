@@ -198,7 +198,8 @@ def blocks(
     if not many:
         raise ValueError("there is no mask, or no block size, to draw")
     shape = float(np.clip(queries.total / keys.total, 0.4, 1.6))
-    figure, axes = style.canvas(len(many), width=4.6, height=3.75 * shape + 1.75, ax=ax)
+    wide = 4.6 if len(many) > 1 else 5.6  # the legend needs it
+    figure, axes = style.canvas(len(many), width=wide, height=3.75 * shape + (1.8 if len(many) > 2 else 2.3), ax=ax)
     with style.context():
         for (one, n), panel in zip(many, axes, strict=True):
             found = sparsity(one, queries, n, keys)
