@@ -2,7 +2,17 @@
 
 from hepattn.attention.backends.base import KernelRefusal
 from hepattn.attention.backends.registry import available_backends
+from hepattn.attention.bias import DistanceBias
 from hepattn.attention.functional import attend
-from hepattn.attention.weights import attention_weights
+from hepattn.attention.weights import TopWeights, attention_image, attention_top, attention_weights
 
-__all__ = ["KernelRefusal", "attend", "attention_weights", "available_backends"]
+__all__ = [
+    "DistanceBias",
+    "KernelRefusal",
+    "TopWeights",
+    "attend",
+    "attention_image",
+    "attention_top",
+    "attention_weights",
+    "available_backends",
+]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hepattn.attention.backends.base import Call
 from hepattn.attention.backends.registry import check_backend, choose
+from hepattn.attention.bias import DistanceBias
 from hepattn.masks.base import Mask
 from hepattn.masks.window import Window
 from hepattn.sequence import Layout, Lengths
@@ -17,12 +18,12 @@ __all__ = ["attend"]
 @overload
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None = ..., lengths: Lengths = ..., kv_lengths: Lengths = ...,
-    backend: str = ..., scale: float | None = ..., return_lse: Literal[False] = ...,
+    bias: DistanceBias | None = ..., backend: str = ..., scale: float | None = ..., return_lse: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None = ..., lengths: Lengths = ..., kv_lengths: Lengths = ...,
-    backend: str = ..., scale: float | None = ..., return_lse: Literal[True],
+    bias: DistanceBias | None = ..., backend: str = ..., scale: float | None = ..., return_lse: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def attend(
     q: Tensor,
@@ -32,11 +33,12 @@ def attend(
     mask: Mask | None = None,
     lengths: Lengths = None,
     kv_lengths: Lengths = None,
+    bias: DistanceBias | None = None,
     backend: str = "auto",
     scale: float | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """`softmax(scale * q k^T) v` over the pairs that `mask` allows inside each event; exact on every kernel.
+    """`softmax(scale * q k^T + bias) v` over the pairs that `mask` allows inside each event; exact on every kernel.
 
     Args:
         q: `(Tq, H, D)`, the queries of all events one after another.
@@ -46,6 +48,7 @@ def attend(
         lengths: tokens of each event, summing to Tq: a list, a tensor (B,), or a `Layout` (which keeps what depends on
             the lengths alone, so that all layers compute it once); None = one event.
         kv_lengths: the same for k and v in cross-attention; None = self-attention, or one event.
+        bias: added to the scaled scores in self-attention (`DistanceBias`), with gradients for its slopes.
         backend: "auto" (the fastest kernel that takes the call), "sdpa", "flex" or "flash".
         scale: factor on the scores, `D ** -0.5` by default.
         return_lse: also return the natural logarithm of the sum of exponentials of the allowed scores.
@@ -58,7 +61,7 @@ def attend(
         ValueError: shapes, dtypes or lengths do not fit, or the mask does not fit the events.
         KernelRefusal: the kernel asked for can't do this call; the message says why.
     """
-    call = make_call(q, k, v, mask, lengths, kv_lengths, scale, return_lse=return_lse)
+    call = make_call(q, k, v, mask, lengths, kv_lengths, scale, return_lse=return_lse, bias=bias)
     out, lse = choose(call, backend).run(call) if len(q) and len(k) else _nothing(call, backend)
     if return_lse:
         assert lse is not None
@@ -84,6 +87,7 @@ def make_call(
     scale: float | None,
     *,
     return_lse: bool = False,
+    bias: DistanceBias | None = None,
 ) -> Call:
     """Checks the arguments of `attend` and gathers them."""
     _check_tensors(q, k, v)
@@ -108,7 +112,16 @@ def make_call(
         if isinstance(mask, Window) and queries is not keys and not torch.equal(queries.lengths, keys.lengths):
             raise ValueError("a Window is for self-attention; queries and keys of different lengths take Strided")
         mask.check(queries, keys)
-    return Call(q, k, v, mask, queries, keys, q.shape[-1] ** -0.5 if scale is None else scale, return_lse)
+        mask = mask.to(q.device)
+    if bias is not None:
+        if queries is not keys:
+            raise ValueError("a DistanceBias is for self-attention: queries and keys must be the same tokens")
+        if bias.slopes.shape[0] != q.shape[1] or bias.slopes.device != q.device:
+            raise ValueError(
+                f"the bias has {bias.slopes.shape[0]} slopes on {bias.slopes.device}, "
+                f"q has {q.shape[1]} heads on {q.device}"
+            )
+    return Call(q, k, v, mask, queries, keys, q.shape[-1] ** -0.5 if scale is None else scale, return_lse, bias)
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:

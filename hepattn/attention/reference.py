@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from hepattn.attention.bias import DistanceBias
 from hepattn.masks.base import Mask, Place
 from hepattn.sequence import Layout, Lengths
 
@@ -29,6 +30,7 @@ def attend_reference(
     lengths: Lengths = None,
     kv_lengths: Lengths = None,
     scale: float | None = None,
+    bias: DistanceBias | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`(out (Tq, H, Dv), lse (Tq, H))` written out term by term; give float64 for a reference.
 
@@ -44,6 +46,10 @@ def attend_reference(
         pairs = allowed_pairs(mask, len(q_part), len(k_part), event, q.device)[:, None]
         empty = ~pairs.any(-1, keepdim=True)
         scores = torch.einsum("qhd,khd->qhk", q_part, k_part) * factor
+        if bias is not None:
+            i = torch.arange(len(q_part), device=q.device)
+            added = bias.added(i[:, None], i[None, :], len(q_part)).transpose(0, 1)
+            scores = scores + added.to(scores.dtype)
         scores = scores.masked_fill(~pairs & ~empty, -torch.inf)
         weights = scores.softmax(-1).masked_fill(empty, 0) if len(k_part) else scores
         outs.append(torch.einsum("qhk,khd->qhd", weights, v_part))

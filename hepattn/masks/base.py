@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hepattn.sequence import Layout
 
-__all__ = ["Mask", "MaskMod", "Place", "Span"]
+__all__ = ["Mask", "MaskMod", "PackedPairs", "Place", "Span"]
 
 Index = Tensor
 
@@ -56,6 +56,10 @@ class Mask(ABC):
         be cautious (some=True, every=False): the pairs are then looked at one by one.
         """
 
+    def to(self, device: torch.device) -> "Mask":  # noqa: ARG002
+        """The mask with its tensors on `device`: itself, unless it holds any that are elsewhere."""
+        return self
+
     def check(self, queries: Layout, keys: Layout) -> None:  # noqa: B027  (most masks fit all events)
         """Raises ValueError, in one sentence, where the mask does not fit the events of a batch."""
 
@@ -91,8 +95,8 @@ class Mask(ABC):
         return MaskMod(self, queries, keys)
 
 
-class MaskMod:
-    """FlexAttention's `mask_mod` for packed events: same event, and allowed by the mask inside it.
+class PackedPairs:
+    """Pairs of packed tokens read as positions inside their events; works inside FlexAttention's kernels, too.
 
     What differs from event to event are int32 tables over queries that the kernel reads (for a single event, scalars on
     the device), so other lengths need no new kernel, and the arithmetic in the kernel's inner loop stays in 32 bits.
@@ -100,8 +104,7 @@ class MaskMod:
     compile with a table over keys and dynamic shapes).
     """
 
-    def __init__(self, mask: Mask | None, queries: Layout, keys: Layout) -> None:
-        self.mask = mask
+    def __init__(self, queries: Layout, keys: Layout) -> None:
         self.single = queries.batch == 1
         starts = [layout.offsets.to(torch.int32) for layout in (queries, keys)]
         if self.single:
@@ -111,17 +114,34 @@ class MaskMod:
         self.first_query, self.first_key = (start[queries.event] for start in starts)
         self.n_queries, self.n_keys = (start.diff()[queries.event] for start in starts)
 
+    def positions(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Place]:
+        """Position of packed query q in its event, of packed key k in that same event (any number if it lies outside),
+        and the event's sizes.
+        """
+        if self.single:
+            return q, k, Place(self.n_queries, self.n_keys, 0)
+        place = Place(self.n_queries[q], self.n_keys[q], self.event[q])
+        return q - self.first_query[q], k - self.first_key[q], place
+
+    def same(self, key: Tensor, place: Place) -> Tensor:
+        """Bool: the key at that position lies in the query's event."""
+        return (key >= 0) & (key < place.keys)
+
+
+class MaskMod:
+    """FlexAttention's `mask_mod` for packed events: same event, and allowed by the mask inside it."""
+
+    def __init__(self, mask: Mask | None, queries: Layout, keys: Layout) -> None:
+        self.mask = mask
+        self.pairs = PackedPairs(queries, keys)
+
     def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG002  (flex's signature)
         """Bool: packed query q may attend to packed key k, in every batch entry b and head h."""
-        if self.single:
-            place = Place(self.n_queries, self.n_keys, 0)
-            return (q >= 0) & (k >= 0) if self.mask is None else self.mask.allowed(q, k, place)
-        position, count = k - self.first_key[q], self.n_keys[q]
-        same = (position >= 0) & (position < count)
-        if self.mask is None:
-            return same
-        place = Place(self.n_queries[q], count, self.event[q])
-        return same & self.mask.allowed(q - self.first_query[q], position, place)
+        i, j, place = self.pairs.positions(q, k)
+        if self.pairs.single and self.mask is not None:
+            return self.mask.allowed(i, j, place)
+        same = (i >= 0) & self.pairs.same(j, place)
+        return same if self.mask is None else same & self.mask.allowed(i, j, place)
 
 
 def turns(device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -15,6 +16,11 @@ __all__ = ["Both", "Either"]
 class _Pair(Mask):
     left: Mask
     right: Mask
+
+    @override
+    def to(self, device: torch.device) -> Mask:
+        left, right = self.left.to(device), self.right.to(device)
+        return self if left is self.left and right is self.right else type(self)(left, right)
 
     @override
     def check(self, queries: Layout, keys: Layout) -> None:

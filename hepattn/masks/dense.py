@@ -1,7 +1,7 @@
 """A mask given pair by pair."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ class Dense(Mask):
     """
 
     tensors: tuple[Tensor, ...]
+    _flat: Tensor = field(init=False, repr=False)
+    _starts: Tensor = field(init=False, repr=False)
+    _elsewhere: "dict[torch.device, Dense]" = field(init=False, repr=False)
 
     def __init__(self, tensors: Tensor | Sequence[Tensor]) -> None:
         each = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
@@ -36,7 +39,23 @@ class Dense(Mask):
                     "Dense takes a bool matrix (queries, keys) for each event, "
                     f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
                 )
+        if len({tensor.device for tensor in each}) > 1:
+            raise ValueError(f"Dense takes tensors on one device, got {sorted({str(t.device) for t in each})}")
         object.__setattr__(self, "tensors", each)
+        # kernels read all events from one flat tensor
+        flat = torch.cat([tensor.reshape(-1) for tensor in each]) if len(each) != 1 else each[0].reshape(-1)
+        starts = torch.tensor([0, *(tensor.numel() for tensor in each)][:-1]).cumsum(0) if each else torch.zeros(0)
+        object.__setattr__(self, "_flat", flat)
+        object.__setattr__(self, "_starts", starts.to(flat.device, torch.int64))
+        object.__setattr__(self, "_elsewhere", {})
+
+    @override
+    def to(self, device: torch.device) -> "Dense":
+        if not self.tensors or self._flat.device == device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = Dense([tensor.to(device) for tensor in self.tensors])
+        return self._elsewhere[device]
 
     @override
     def check(self, queries: Layout, keys: Layout) -> None:
@@ -55,14 +74,28 @@ class Dense(Mask):
 
     @override
     def allowed(self, query: Tensor, key: Tensor, place: Place) -> Tensor:
-        device = query.device
-        flat = torch.cat([t.reshape(-1) for t in self.tensors]).to(device)
-        sizes = torch.tensor([0, *(t.numel() for t in self.tensors)][:-1], device=device)
-        base = sizes.cumsum(0)[place.event]
-        return flat[base + query.to(torch.int64) * place.keys + key]
+        index = self._starts[place.event] + query.to(torch.int64) * place.keys + key
+        return self._flat[index.clamp(0, self._flat.shape[0] - 1)]  # a key outside of the event is no key: any answer
 
     @override
     def relate(self, query: Span, key: Span, place: Place) -> tuple[Tensor, Tensor]:
+        """Reads every pair once, a run of queries at a time; a traced graph, which knows no run, is cautious."""
         shape = torch.broadcast_shapes(query.first.shape, key.first.shape)
         some = torch.ones(shape, dtype=torch.bool, device=query.first.device)
-        return some, ~some
+        if torch.compiler.is_compiling():
+            return some, ~some
+        every = torch.zeros_like(some)
+        first, last = key.first[0], key.last[0]
+        event = torch.as_tensor(place.event, device=some.device).expand(shape[0], 1)
+        for row, values in enumerate(torch.cat([query.first, query.last, event], dim=1).tolist()):
+            tensor = self.tensors[values[2]][values[0] : values[1] + 1]
+            low, high = first.clamp(max=tensor.shape[1]), (last + 1).clamp(0, tensor.shape[1])
+            any_row, all_row = (_sums(column) for column in (tensor.any(0), tensor.all(0)))
+            some[row] = any_row[high] > any_row[low]
+            every[row] = all_row[high] - all_row[low] == last + 1 - first
+        return some, every
+
+
+def _sums(column: Tensor) -> Tensor:
+    """`(n + 1,)` how many are True before each place."""
+    return torch.cat([column.new_zeros(1, dtype=torch.int64), column.cumsum(0)])

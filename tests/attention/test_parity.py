@@ -12,6 +12,7 @@ from hepattn.attention.functional import make_call
 from hepattn.attention.reference import attend_reference
 from hepattn.masks import Dense, GlobalTokens, Strided, Window
 from tests.attention.cases import CASES, GPU_CASES, WINDOWS, Case, tolerance
+from tests.attention.matrix import Cell, run
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 CUDA = pytest.param(
@@ -76,9 +77,7 @@ def test_cuda(device: str, backend: str, dtype: torch.dtype, case: Case) -> None
     compare(case, dtype, backend, device)
 
 
-@pytest.mark.parametrize(
-    "mask", [None, Window(32), Window(33, wrap=True), Window(16, wrap=True) | GlobalTokens([0, 5])]
-)
+@pytest.mark.parametrize("mask", [None, Window(33, wrap=True), Window(16, wrap=True) | GlobalTokens([0, 5])])
 def test_flex_forward_on_a_cpu(mask) -> None:  # type: ignore[no-untyped-def]
     if reason := flex.missing("cpu"):
         pytest.skip(reason)
@@ -101,6 +100,28 @@ def test_flash_plumbing_is_exact(window: Window, lengths: list[int], no_window: 
     exact, exact_lse = attend_reference(q, k, v, mask=mask, lengths=lengths)
     assert torch.allclose(out, exact)
     assert torch.allclose(lse, exact_lse)
+
+
+@given(
+    WINDOWS, st.sets(st.integers(0, 30), min_size=1, max_size=3), st.lists(st.integers(0, 40), min_size=1, max_size=3)
+)
+def test_flash_merges_a_window_and_global_tokens_exactly(window: Window, tokens: set[int], lengths: list[int]) -> None:
+    """Keys in both sets are counted once; tokens beyond an event's end name none."""
+    lengths = [*lengths, 5]
+    for mask in (window | GlobalTokens(sorted(tokens)), GlobalTokens(sorted(tokens)) | window):
+        q, k, v, _ = Case(lengths, 2, 8, mask, 1).tensors(torch.float64)
+        out, lse = flash.attend_varlen(make_call(q, k, v, mask, lengths, None, None), flash.Door("dense", dense_varlen))
+        exact, exact_lse = attend_reference(q, k, v, mask=mask, lengths=lengths)
+        assert torch.allclose(out, exact, atol=1e-5)  # the merge is done in float32
+        assert torch.allclose(lse.double(), exact_lse, atol=1e-5)
+
+
+def test_flash_gives_no_gradient_through_the_merge() -> None:
+    q = torch.randn(8, 1, 16, dtype=torch.bfloat16, requires_grad=True)
+    call = make_call(q, q, q, Window(4) | GlobalTokens([0]), None, None, None)
+    assert "without gradients only: use flex" in (flash.unsupported(call) or "")
+    with torch.no_grad():
+        assert flash.unsupported(call) is None
 
 
 def dense_varlen(x: flash.Varlen) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,6 +172,26 @@ def test_nothing_to_attend_to_gives_zeros(mask, lengths, kv_lengths) -> None:  #
     assert all(t.grad is not None and (t.grad == 0).all() for t in (q, k, v))
 
 
+def test_flex_on_a_cpu_takes_dense_masks_of_several_events_a_bias_and_cross_attention() -> None:
+    if reason := flex.missing("cpu"):
+        pytest.skip(reason)
+    calls = (("dense", "several events", "circular bias"), ("strided, wrapped", "cross, several", ""))
+    for mask, layout, bias in calls:
+        outcome = run(Cell("flex", "float32", mask, layout, bias, "cpu", gradients=False))
+        assert not outcome.refusal
+        assert outcome.worst <= 1
+
+
+def test_flex_never_runs_eagerly_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit of graphs torch would run FlexAttention without compiling it, with an N x N matrix."""
+    if reason := flex.missing("cpu"):
+        pytest.skip(reason)
+    monkeypatch.setattr(flex, "GRAPHS", 0)
+    q = torch.randn(20, 1, 16)
+    with pytest.raises(RuntimeError, match=r"recompile.limit"):
+        attend(q, q, q, mask=Window(4), backend="flex", scale=0.123)
+
+
 def test_cross_attention_of_several_events() -> None:
     q, k, v = (torch.randn(n, 2, 8, dtype=torch.float64) for n in (50, 1000, 1000))
     mask = Strided(32, wrap=True)
@@ -180,7 +221,7 @@ def test_refusals_say_why(backend: str, dtype: torch.dtype, grad: bool, message:
         attend(q, q, q, mask=Window(4), backend=backend)
 
 
-@pytest.mark.parametrize("mask", [Strided(4), Window(4) | GlobalTokens([0]), Dense(torch.ones(8, 8, dtype=torch.bool))])
+@pytest.mark.parametrize("mask", [Strided(4), Window(4) & GlobalTokens([0]), Dense(torch.ones(8, 8, dtype=torch.bool))])
 def test_flash_never_approximates(mask) -> None:  # type: ignore[no-untyped-def]
     q = torch.randn(8, 1, 16, dtype=torch.bfloat16)
     call: Call = make_call(q, q, q, mask, None, None, None)

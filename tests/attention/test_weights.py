@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from hepattn.attention import attend, attention_weights
+from hepattn.attention import attend, attention_image, attention_top, attention_weights
 from hepattn.masks import Window
 from tests.attention.cases import CASES, Case
 
@@ -32,3 +32,42 @@ def test_too_many_weights_are_refused() -> None:
     assert attention_weights(q, q, rows=[7]).shape == (1, 1, 20_000)
     with pytest.raises(ValueError, match="rows must lie in"):
         attention_weights(q, q, rows=[20_000])
+
+
+@given(CASES)
+def test_the_largest_are_those_of_the_whole(case: Case) -> None:
+    q, k, _, _ = case.tensors(torch.float32)
+    whole = attention_weights(q, k, mask=case.mask, lengths=case.lengths)
+    top = attention_top(q, k, 5, mask=case.mask, lengths=case.lengths)
+    expected = torch.nn.functional.pad(whole, (0, 5)).topk(5).values
+    assert torch.allclose(top.weights, expected, atol=1e-6)
+    assert torch.equal(top.keys >= 0, top.weights > 0)
+    named = whole.gather(-1, top.keys.clamp(min=0)).masked_fill(top.keys < 0, 0)
+    assert torch.allclose(named, top.weights, atol=1e-6)
+
+
+@given(CASES)
+def test_the_image_is_the_whole_map_in_bins(case: Case) -> None:
+    q, k, _, _ = case.tensors(torch.float32)
+    whole = attention_weights(q, k, mask=case.mask, lengths=case.lengths).double()
+    rows, columns = torch.arange(len(q)) % 7, torch.arange(len(q)) % 4
+    image = attention_image(q, k, rows, columns, mask=case.mask, lengths=case.lengths)
+    one_hot = [torch.nn.functional.one_hot(b).double() for b in (rows, columns)]
+    assert torch.allclose(image, torch.einsum("hqk,qa,kb->hab", whole, *one_hot), atol=1e-5)
+
+
+def test_large_maps_need_no_square_matrix() -> None:
+    """50,000 x 50,000 weights would be 10 GB."""
+    q, k = torch.randn(2, 50_000, 1, 8)
+    bins = torch.arange(50_000) * 64 // 50_000
+    image = attention_image(q, k, bins, bins, mask=Window(64, wrap=True))
+    assert torch.allclose(image.sum((1, 2)), torch.tensor([50_000.0], dtype=torch.float64), rtol=1e-5)
+    assert attention_top(q, k, 2, mask=Window(64)).keys.shape == (1, 50_000, 2)
+
+
+def test_wrong_bins_and_counts() -> None:
+    q = torch.randn(5, 1, 8)
+    with pytest.raises(ValueError, match="query_bin takes one integer from 0 on"):
+        attention_image(q, q, torch.zeros(4, dtype=torch.int64), torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(ValueError, match="count of at least 1"):
+        attention_top(q, q, 0)

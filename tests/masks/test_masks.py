@@ -180,3 +180,36 @@ def test_dense_of_a_batch() -> None:
     masks = (torch.rand(3, 4) > 0.5, torch.rand(2, 5) > 0.5)
     queries, keys = Layout.of([3, 2], "cpu"), Layout.of([4, 5], "cpu")
     check_blocks(Dense(masks), queries, keys, 4)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=3), st.integers(0, 2**31))
+def test_dense_blocks_are_exact(lengths: list[int], seed: int) -> None:
+    """Only blocks with a pair are kept, and blocks with all pairs are known as such."""
+    lengths = [*lengths, 9]
+    generator = torch.Generator().manual_seed(seed)
+    others = [max(1, n - 3) for n in lengths]
+    coarse = [torch.rand(n // 4 + 1, m // 4 + 1, generator=generator) for n, m in zip(lengths, others, strict=True)]
+    masks = [
+        (c > 0.6).repeat_interleave(4, 0)[:n].repeat_interleave(4, 1)[:, :m]
+        for c, n, m in zip(coarse, lengths, others, strict=True)
+    ]
+    queries, keys = Layout.of(lengths, "cpu"), Layout.of(others, "cpu")
+    mask = Dense(masks)
+    check_blocks(mask, queries, keys, 4)
+    pairs = torch.block_diag(*(m.int() for m in masks)).bool()
+    some, every = block_relation(mask, queries, keys, 4)
+    blocks = (
+        torch.nn.functional.pad(pairs, (0, -pairs.shape[1] % 4, 0, -pairs.shape[0] % 4)).unfold(0, 4, 4).unfold(1, 4, 4)
+    )
+    assert torch.equal(some, blocks.any(-1).any(-1))
+    assert torch.equal(every, blocks.all(-1).all(-1))
+
+
+def test_dense_goes_to_a_device_once() -> None:
+    mask = Dense(torch.ones(2, 3, dtype=torch.bool))
+    assert mask.to(torch.device("cpu")) is mask
+    both = Window(2) & mask
+    assert both.to(torch.device("cpu")) is both
+    moved = both.to(torch.device("meta"))
+    assert moved is not both
+    assert mask.to(torch.device("meta")) is mask.to(torch.device("meta"))

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from hepattn.attention.bias import DistanceBias
 from hepattn.masks.base import Mask
 from hepattn.sequence import Layout
 
@@ -38,6 +39,7 @@ class Call:
         queries, keys: layouts of q and of k, v; the same object in self-attention.
         scale: factor on `q . k`.
         return_lse: also return the natural log-sum-exp of the scaled scores.
+        bias: what is added to the scaled scores; self-attention only.
     """
 
     q: Tensor
@@ -48,8 +50,10 @@ class Call:
     keys: Layout
     scale: float
     return_lse: bool = False
+    bias: DistanceBias | None = None
 
     @property
     def needs_grad(self) -> bool:
         """Whether a gradient will be asked of this call."""
-        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.q, self.k, self.v))
+        slopes = () if self.bias is None else (self.bias.slopes,)
+        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.q, self.k, self.v, *slopes))

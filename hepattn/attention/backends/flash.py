@@ -1,9 +1,9 @@
 """`flash`: flash-attention over packed events, through whichever door is installed. CUDA, float16 and bfloat16.
 
-Windows only (and no mask). A wrapped window is exact: in every call each event's K and V, of n tokens, are extended by
-circular copies to n + 2h, h = size // 2; under the kernel's bottom-right alignment the window (left=2h, right=0) of
-query i then ends at extended key i + 2h and reaches back to i, which are the keys i - h ... i + h of the ring. A ring
-of at most 2h tokens is attended to as a whole, in a second call.
+Windows (also with global tokens, without gradients) and no mask. A wrapped window is exact: in every call each event's
+K and V, of n tokens, are extended by circular copies to n + 2h, h = size // 2; under the kernel's bottom-right
+alignment the window (left=2h, right=0) of query i then ends at extended key i + 2h and reaches back to i, which are the
+keys i - h ... i + h of the ring. A ring of at most 2h tokens is attended to as a whole, in a second call.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hepattn.attention.backends.base import Call, constant
+from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
 from hepattn.masks.window import Window
 from hepattn.sequence import Layout
 
@@ -138,10 +139,15 @@ def unsupported(call: Call) -> str | None:
     """Why no flash kernel does this call on any device, or None."""
     if call.q.dtype not in DTYPES:
         return f"takes bfloat16 or float16, got {call.q.dtype}"
-    if call.mask is not None and not isinstance(call.mask, Window):
-        return f"takes windows, not {call.mask!r}: use flex"
-    if isinstance(call.mask, Window) and call.queries is not call.keys:
-        return "takes a Window in self-attention only; write Strided for cross-attention, on flex"
+    if call.bias is not None:
+        return "adds no bias to scores: use flex or sdpa"
+    parts = window_and_tokens(call.mask)
+    if parts is not None and (call.needs_grad or torch.compiler.is_compiling()):
+        return "merges a window with global tokens outside of torch.compile and without gradients only: use flex"
+    if parts is None and call.mask is not None and not isinstance(call.mask, Window):
+        return f"takes windows, and windows with global tokens, not {call.mask!r}: use flex"
+    if call.mask is not None and call.queries is not call.keys:
+        return "takes a window in self-attention only; write Strided for cross-attention, on flex"
     if call.q.shape[-1] % 8 or call.q.shape[-1] > 256 or call.v.shape[-1] != call.q.shape[-1]:
         return f"needs one head dimension, a multiple of 8 up to 256, got {call.q.shape[-1]} and {call.v.shape[-1]}"
     if torch.compiler.is_compiling() and isinstance(call.mask, Window) and call.mask.wrap and call.queries.batch > 1:
@@ -160,6 +166,8 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
 
 def attend_varlen(call: Call, kernel: Door) -> tuple[Tensor, Tensor]:
     """The call through one door; `(out, lse)`."""
+    if parts := window_and_tokens(call.mask):
+        return attend_with_globals(call, *parts, lambda part: attend_varlen(part, kernel))
     window = call.mask
     if not isinstance(window, Window):
         return _through(kernel, call, (-1, -1))

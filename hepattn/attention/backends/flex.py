@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from hepattn.attention.backends.base import Call, constant
+from hepattn.attention.bias import ScoreMod
 from hepattn.masks.blocks import block_mask
 
 __all__ = ["refusal", "run"]
@@ -40,7 +41,7 @@ def refusal(call: Call) -> str | None:
     device = call.q.device.type
     if reason := missing(device):
         return reason
-    if device == "cpu" and any(t.requires_grad for t in (call.q, call.k, call.v)):
+    if device == "cpu" and (call.needs_grad or any(t.requires_grad for t in (call.q, call.k, call.v))):
         return "no backward on a CPU: detach q, k and v, or use sdpa"
     if device == "cpu" and call.return_lse:
         return "gives no log-sum-exp on a CPU: use sdpa"
@@ -48,6 +49,8 @@ def refusal(call: Call) -> str | None:
         return f"takes float32, bfloat16 or float16, got {call.q.dtype}"
     if min(call.q.shape[-1], call.v.shape[-1]) < MIN_HEAD_DIM:
         return f"needs a head dimension of at least {MIN_HEAD_DIM}, got {call.q.shape[-1]}"
+    if call.bias is not None and call.bias.slopes.requires_grad and not call.bias.slopes.is_leaf:
+        return "gives slopes their gradient only where they are a parameter, not computed from others: use sdpa"
     return None
 
 
@@ -77,6 +80,8 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
     blocks = block_mask(call.mask, call.queries, call.keys)
     q, k, v = (t.transpose(0, 1)[None] for t in (call.q, call.k, call.v))
     options: dict[str, Any] = {"block_mask": blocks, "scale": call.scale, "return_lse": call.return_lse}
+    if call.bias is not None:
+        options["score_mod"] = ScoreMod(call.bias, call.queries)
     if torch.compiler.is_compiling():  # a part of the caller's graph
         result: Any = flex_attention(q, k, v, **options)
     else:

@@ -1,4 +1,4 @@
-"""`sdpa`: torch's scaled_dot_product_attention. Does every mask on every device; windows go block by block."""
+"""`sdpa`: torch's scaled_dot_product_attention. Does every mask on every device, block by block where that saves."""
 
 import torch
 from torch import Tensor
@@ -6,16 +6,20 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from hepattn.attention.backends.base import Call
 from hepattn.attention.backends.local import local_attention
+from hepattn.attention.backends.sparse import block_share, sparse_attention
 from hepattn.attention.reference import allowed_pairs
 from hepattn.masks.window import Window
 
 __all__ = ["refusal", "run"]
 
 PAIRS_AT_ONCE = 1 << 25  # bool pairs of a mask that are held at one time
+DENSE_FROM = 0.5  # from this share of needed blocks on, gathering them costs more than it saves
 
 
 def refusal(call: Call) -> str | None:
     """`sdpa` does everything, but a traced graph can't loop over events whose lengths are values."""
+    if torch.compiler.is_compiling() and call.bias is not None:
+        return "in torch.compile a bias needs the flex kernel"
     if (
         torch.compiler.is_compiling()
         and not isinstance(call.mask, Window)
@@ -29,8 +33,11 @@ def refusal(call: Call) -> str | None:
 
 def run(call: Call) -> tuple[Tensor, Tensor | None]:
     """`(Tq, H, Dv)` and, where asked for, the log-sum-exp `(Tq, H)`."""
-    if isinstance(call.mask, Window) and call.queries is call.keys:
+    if call.bias is None and isinstance(call.mask, Window) and call.queries is call.keys:
         return local_attention(call)
+    traced = torch.compiler.is_compiling()
+    if not traced and (call.bias is not None or (call.mask is not None and block_share(call) < DENSE_FROM)):
+        return sparse_attention(call)
     if call.queries.batch == 1:
         return _event(call, call.q, call.k, call.v, 0)
     outs, lses = [], []

@@ -1,0 +1,201 @@
+"""The parity matrix: every kernel, mask, layout and dtype on a device, against the dense reference in float64.
+
+`python -m tests.attention.matrix [--device cuda]` prints what passed, what refused and the worst errors, by kernel.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from hepattn.attention import DistanceBias, KernelRefusal, attend
+from hepattn.attention.backends import flash
+from hepattn.attention.reference import attend_reference
+from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
+from tests.attention.cases import tolerance
+
+__all__ = ["KERNELS", "Cell", "Outcome", "cells", "run"]
+
+KERNELS = ("sdpa", "flex", "flash", "auto")
+DTYPES = {"cpu": ("float64", "float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16")}
+SELF = {"one event": (300,), "ring of one": (1,), "several events": (150, 0, 1, 7, 260)}
+CROSS = {"cross, one event": ((40,), (300,)), "cross, several": ((30, 5, 1, 20), (300, 2, 7, 90))}
+SELF_MASKS: dict[str, Mask | None] = {
+    "none": None,
+    "window, even": Window(64),
+    "window, odd": Window(33),
+    "window, wrapped": Window(65, wrap=True),
+    "window | tokens": Window(16, wrap=True) | GlobalTokens([0, 5, 200]),
+    "tokens": GlobalTokens([0, 5]),
+    "window & window": Window(40) & Window(90, wrap=True),
+    "dense": None,  # drawn from the layout
+}
+CROSS_MASKS: dict[str, Mask | None] = {
+    "none": None,
+    "strided": Strided(33),
+    "strided, wrapped": Strided(64, wrap=True),
+    "strided, transposed": Strided(16, wrap=True).transpose,
+    "dense": None,
+}
+BIASES = {"": None, "bias": False, "circular bias": True}
+HEADS, DIM = 2, 32
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One call: names of kernel, dtype, mask, layout and bias, and a device."""
+
+    kernel: str
+    dtype: str
+    mask: str
+    layout: str
+    bias: str
+    device: str
+    gradients: bool = True
+
+    def __str__(self) -> str:
+        words = (self.kernel, self.dtype, self.mask, self.layout, self.bias, "" if self.gradients else "no gradients")
+        return ", ".join(word for word in words if word)
+
+    @property
+    def lengths(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """Of queries, and of keys in cross-attention."""
+        return CROSS[self.layout] if self.layout in CROSS else (SELF[self.layout], None)
+
+    def make_mask(self) -> Mask | None:
+        """The mask; a dense one is drawn, with one empty row an event."""
+        if self.mask != "dense":
+            return (CROSS_MASKS if self.layout in CROSS else SELF_MASKS)[self.mask]
+        queries, keys = self.lengths
+        generator = torch.Generator().manual_seed(1)
+        drawn = []
+        for n, m in zip(queries, queries if keys is None else keys, strict=True):
+            pairs = torch.rand(n, m, generator=generator) > 0.7
+            pairs[n // 2 : n // 2 + 1] = False
+            drawn.append(pairs.to(self.device))
+        return Dense(drawn)
+
+    def make_bias(self, dtype: torch.dtype) -> DistanceBias | None:
+        """The bias, its slopes a leaf."""
+        wrap = BIASES[self.bias]
+        if wrap is None:
+            return None
+        slopes = torch.tensor([0.5, 0.03], dtype=torch.float64).to(self.device, dtype).requires_grad_(self.gradients)
+        return DistanceBias(slopes, wrap=wrap)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cell gave: the reason for a refusal, or errors as multiples of what is allowed (at most 1 is right)."""
+
+    refusal: str = ""
+    value: float = 0.0
+    lse: float = 0.0
+    gradient: float = 0.0
+
+    @property
+    def worst(self) -> float:
+        """The largest of the three."""
+        return max(self.value, self.lse, self.gradient)
+
+
+def cells(device: str, kernels: Sequence[str] = KERNELS) -> Iterator[Cell]:
+    """All cells of a device; on a CPU flex is asked for values only, and flash with global tokens everywhere."""
+    layouts = [*product(SELF, SELF_MASKS), *product(CROSS, CROSS_MASKS)]
+    for kernel, dtype, (layout, mask), bias in product(kernels, DTYPES[device], layouts, BIASES):
+        if bias and (layout in CROSS or mask not in {"none", "window, wrapped", "dense"}):
+            continue
+        gradients = not (kernel == "flex" and device == "cpu") and not (kernel == "flash" and mask == "window | tokens")
+        yield Cell(kernel, dtype, mask, layout, bias, device, gradients)
+
+
+def run(cell: Cell) -> Outcome:
+    """The call and its gradients, compared with the reference."""
+    dtype = getattr(torch, cell.dtype)
+    lengths, kv_lengths = cell.lengths
+    counts = (sum(lengths), sum(kv_lengths or lengths), sum(kv_lengths or lengths), sum(lengths))
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(n, HEADS, DIM, generator=generator, dtype=torch.float64) for n in counts]
+    q, k, v, g = (x.to(cell.device, dtype).requires_grad_(cell.gradients) for x in drawn)
+    mask, bias = cell.make_mask(), cell.make_bias(dtype)
+    wants_lse = not (cell.kernel == "flex" and cell.device == "cpu")
+    call = partial(attend, mask=mask, lengths=lengths, kv_lengths=kv_lengths, bias=bias, backend=cell.kernel)
+    try:
+        out, lse = call(q, k, v, return_lse=True) if wants_lse else (call(q, k, v), None)
+    except KernelRefusal as refusal:
+        return Outcome(refusal=str(refusal))
+    leaves = [q, k, v] if bias is None else [q, k, v, bias.slopes]
+
+    def reference(to: torch.dtype) -> tuple[Tensor, Tensor, list[Tensor]]:
+        again = [x.detach().to(to).requires_grad_() for x in leaves]
+        other = None if bias is None else replace(bias, slopes=again[3])
+        out, lse = attend_reference(
+            again[0], again[1], again[2], mask=mask, lengths=lengths, kv_lengths=kv_lengths, bias=other
+        )
+        return out.detach(), lse.detach(), list(torch.autograd.grad(out, again, g.detach().to(to), allow_unused=True))
+
+    exact, exact_lse, exact_grads = reference(torch.float64)
+    same, _, same_grads = reference(dtype)
+    _, single_lse, _ = reference(torch.float32)  # the log-sum-exp is float32 whatever the dtype
+    gradient = 0.0
+    if cell.gradients:
+        grads = torch.autograd.grad(out, leaves, g.detach(), allow_unused=True)
+        for leaf, *three in zip(leaves, grads, exact_grads, same_grads, strict=True):
+            mine, right, plain = (torch.zeros_like(leaf) if grad is None else grad for grad in three)
+            gradient = max(gradient, _error(mine, right.double(), plain, dtype))
+    lse_error = 0.0 if lse is None else _error(lse, exact_lse, single_lse, torch.float32)
+    return Outcome("", _error(out, exact, same, dtype), lse_error, gradient)
+
+
+def _error(mine: Tensor, exact: Tensor, same: Tensor, dtype: torch.dtype) -> float:
+    finite = exact.isfinite()
+    if not torch.equal(finite, mine.isfinite()):
+        return float("inf")
+    mine, exact, same = (torch.where(finite, x.detach().double(), 0.0) for x in (mine, exact, same))
+    return float((mine - exact).abs().max()) / tolerance(dtype, exact, same)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs all cells of a device and prints the summary."""
+    parser = argparse.ArgumentParser(prog="python -m tests.attention.matrix", description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--kernels", nargs="+", default=list(KERNELS), choices=KERNELS)
+    parser.add_argument("--dtypes", nargs="+", help="float32, bfloat16 ...; all that the device has by default")
+    options = parser.parse_args(argv)
+    dtypes = options.dtypes or DTYPES[options.device]
+    torch.set_float32_matmul_precision("highest")
+    door = flash.door()
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    sys.stdout.write(f"{name}, torch {torch.__version__}, flash through {door.name if door else 'nothing'}\n")
+    sys.stdout.write("errors in units of what is allowed: twice the reference's own error in that dtype\n\n")
+    sys.stdout.write(
+        f"{'kernel':<8}{'dtype':<10}{'passed':>7}{'refused':>8}{'failed':>7}{'value':>8}{'lse':>8}{'gradient':>9}\n"
+    )
+    failures, refusals = [], set()
+    for kernel, dtype in product(options.kernels, dtypes):
+        found = [(cell, run(cell)) for cell in cells(options.device, [kernel]) if cell.dtype == dtype]
+        done = [(cell, outcome) for cell, outcome in found if not outcome.refusal]
+        wrong = [(cell, outcome) for cell, outcome in done if not outcome.worst <= 1]
+        refusals |= {outcome.refusal.split(", got")[0] for _, outcome in found if outcome.refusal}
+        worst = [
+            max([getattr(outcome, part) for _, outcome in done], default=0.0) for part in ("value", "lse", "gradient")
+        ]
+        sys.stdout.write(
+            f"{kernel:<8}{dtype:<10}{len(done) - len(wrong):>7}{len(found) - len(done):>8}{len(wrong):>7}"
+            f"{worst[0]:>8.2f}{worst[1]:>8.2f}{worst[2]:>9.2f}\n"
+        )
+        sys.stdout.flush()
+        failures += wrong
+    sys.stdout.write("\nrefusals:\n" + "".join(f"  {one}\n" for one in sorted(refusals)))
+    for cell, outcome in failures:
+        sys.stdout.write(f"FAILED {cell}: {outcome}\n")
+    return len(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
