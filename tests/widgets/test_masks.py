@@ -1,6 +1,7 @@
 """The explorer of masks by its state: what it draws and counts, against dense masks."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,14 @@ def test_pairs_blocks_and_bars_are_those_of_the_dense_mask(explorer, kind, event
 def test_every_control_changes_the_picture_and_no_artist_is_made(explorer):
     explorer.kind, explorer.events, explorer.tokens = "Window | GlobalTokens", 1, 256
     made, seen = artists(explorer), {bytes(explorer.picture.value)}
-    moves = [("window", 30), ("wrap", False), ("global_tokens", 5), ("spread", True), ("tokens", 512), ("events", 4)]
+    moves: list[tuple[str, Any]] = [
+        ("window", 30),
+        ("wrap", False),
+        ("global_tokens", 5),
+        ("spread", True),
+        ("tokens", 512),
+        ("events", 4),
+    ]
     moves += [("size", 64), ("kind", "Strided"), ("queries", 128), ("kind", "Strided, transposed"), ("kind", "Dense")]
     for name, value in moves:
         setattr(explorer, name, value)
