@@ -142,7 +142,7 @@ def test_blocks_of_cross_attention_are_drawn_where_the_caller_wants():
     figure = MatplotlibFigure()
     axes = figure.subplots()
     assert plotting.blocks(Strided(8), [6, 4], kv_lengths=[60, 40], size=4, ax=axes) is figure
-    assert np.shape(axes.images[0].get_array()) == (10, 100)
+    assert np.asarray(axes.images[0].get_array()).shape == (10, 100)
 
 
 def test_blocks_that_no_picture_can_show():
