@@ -21,7 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from hepattn.data.schema import Event, Hits, Selection
 
-__all__ = ["MOST_BITS", "ORDERS", "hilbert_key", "hit_order", "morton_key", "ordered_owner", "quantise"]
+__all__ = [
+    "MOST_BITS",
+    "ORDERS",
+    "Keys",
+    "Order",
+    "hilbert_key",
+    "hit_order",
+    "morton_key",
+    "ordered_owner",
+    "quantise",
+]
 
 Order = Literal["phi", "morton", "hilbert", "random"]
 

@@ -7,8 +7,10 @@ from hepattn.plotting.attention import attention_maps, attention_rows, attention
 from hepattn.plotting.events import attended, event
 from hepattn.plotting.masks import block_sizes, blocks, mask
 from hepattn.plotting.occupancy import composition, hits_per_particle, occupancy
+from hepattn.plotting.ordering import block_maps, block_recall, curves, places
 from hepattn.plotting.performance import efficiency, kept, kernels, scores
 from hepattn.plotting.style import Figure
+from hepattn.plotting.windows import window_auc, window_cost, window_recall
 
 __all__ = [
     "Figure",
@@ -16,9 +18,12 @@ __all__ = [
     "attention_maps",
     "attention_rows",
     "attention_seam",
+    "block_maps",
+    "block_recall",
     "block_sizes",
     "blocks",
     "composition",
+    "curves",
     "efficiency",
     "event",
     "hits_per_particle",
@@ -26,5 +31,9 @@ __all__ = [
     "kernels",
     "mask",
     "occupancy",
+    "places",
     "scores",
+    "window_auc",
+    "window_cost",
+    "window_recall",
 ]

@@ -7,6 +7,8 @@ from hepattn.widgets.attention import AttentionExplorer
 from hepattn.widgets.base import Explorer, choice, slider
 from hepattn.widgets.events import EventExplorer
 from hepattn.widgets.masks import MaskExplorer
+from hepattn.widgets.ordering import OrderingExplorer
+from hepattn.widgets.windows import WindowExplorer
 
 if TYPE_CHECKING:
     from hepattn.widgets.curves import learning_curves
@@ -17,7 +19,9 @@ __all__ = [
     "EventExplorer",
     "Explorer",
     "MaskExplorer",
+    "OrderingExplorer",
     "TrainingExplorer",
+    "WindowExplorer",
     "choice",
     "learning_curves",
     "slider",
