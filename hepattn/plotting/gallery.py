@@ -15,9 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hepattn.data.ordering import Order, hit_order, ordered_owner
 from hepattn.data.sample import sample_event
 from hepattn.data.schema import Event, Selection
 from hepattn.masks import GlobalTokens, Mask, Window
+from hepattn.metrics.attention import block_pairs, pair_recall
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import style
 from hepattn.plotting.attention_numbers import change, preference
@@ -25,6 +27,7 @@ from hepattn.plotting.attention_panels import MapPanel
 from hepattn.plotting.attention_pattern import layer_pattern
 from hepattn.plotting.events import View, attended, event
 from hepattn.plotting.masks import blocks, mask
+from hepattn.plotting.ordering import WINDOWS, BlockMapPanel
 from hepattn.plotting.performance import kept, scores
 
 IMAGES = Path(__file__).resolve().parents[2] / "notebooks" / "images"
@@ -131,6 +134,31 @@ def masks() -> Figure:
     return figure
 
 
+def local_against_global() -> Figure:
+    """Thumbnail 06: the hits that one hit sees through a window, and pairs held against the size of the window."""
+    figure, (around, curve) = small(2)
+    of, selection = sample_event("ttbar_mu40"), Selection()
+    attended(of, Window(256, wrap=True), middle_hit(of, selection), views=("xy",), ax=around)
+    _bare(around)
+    for name, colour in zip(("ttbar_mu0", "ttbar_mu40", "ttbar_mu200"), style.CYCLE, strict=False):
+        one = sample_event(name)
+        shares = pair_recall(ordered_owner(one, hit_order(one.hits), selection), WINDOWS)
+        curve.semilogx(WINDOWS, [share.value for share in shares], color=colour)
+    return figure
+
+
+def ordering() -> Figure:
+    """Thumbnail 07: blocks that hold a pair of hits on one particle, in φ order, along a Hilbert curve, at random."""
+    figure, panels = small(3, aspect=0.36)
+    of = sample_event("ttbar_mu40")
+    orders: tuple[Order, ...] = ("phi", "hilbert", "random")
+    for order, panel in zip(orders, panels, strict=True):
+        found = block_pairs(ordered_owner(of, hit_order(of.hits, order), Selection()), 256)
+        BlockMapPanel(panel).show(found)
+        panel.set_axis_off()
+    return figure
+
+
 def train_hit_filter() -> Figure:
     """Thumbnail 08: hits that the lesson's filter keeps and loses, and its scores of both kinds."""
     figure, (along, judged) = small(2)
@@ -163,6 +191,8 @@ THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "01": event_and_hits,
     "03": before_and_after,
     "05": masks,
+    "06": local_against_global,
+    "07": ordering,
     "08": train_hit_filter,
 }
 """Number of a finished notebook -> what draws its thumbnail."""
