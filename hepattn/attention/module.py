@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hepattn.attention.backends.registry import check_backend
+from hepattn.attention.bias import DistanceBias
 from hepattn.attention.doors import Sequences, enter
 from hepattn.attention.functional import attend
 from hepattn.attention.laser import laser_output, laser_values
@@ -39,7 +40,7 @@ class Attention(Recordable):
 
         q = norm(W_q x),  k = norm(W_k c),  v = norm(W_v c)        norms where asked for
         v = m v + (1 - m) v_first,  m = sigmoid(W_m c)             value residual, m (Tk, H)
-        o = attend(q, k, v),  scale D^-1/2                          or LASER: log(attend(q, k, exp(v - max))) + max
+        o = attend(q, k, v, bias),  scale D^-1/2                    or LASER: log(attend(q, k, exp(v - max))) + max
         out = W_o (sigmoid(W_g x) * o)                             the gate where asked for
 
     Args:
@@ -52,6 +53,8 @@ class Attention(Recordable):
         value_residual: mix the first layer's values into v, for each token and head (arXiv:2410.17897).
         laser: attention on exponentials of the values (arXiv:2411.03493).
         bias: whether the projections to q, k, v and from the heads add one.
+        distance_bias: "linear" or "circular": scores fall with the distance in tokens, inside the event, by a slope
+            that each head learns, at first 2^(-8 (h + 1) / H) (ALiBi, arXiv:2108.12409); for self-attention.
 
     Raises:
         ValueError: dim is not a multiple of num_heads, or no norm or kernel has that name.
@@ -69,6 +72,7 @@ class Attention(Recordable):
         value_residual: bool = False,
         laser: bool = False,
         bias: bool = True,
+        distance_bias: Literal["linear", "circular"] | None = None,
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
@@ -77,8 +81,15 @@ class Attention(Recordable):
             raise ValueError(
                 f"Attention got qk_norm={qk_norm!r}, expected 'rms', 'layer' or None: choose one of these."
             )
+        if distance_bias not in {None, "linear", "circular"}:
+            raise ValueError(
+                f"Attention got distance_bias={distance_bias!r}, expected 'linear', 'circular' or None: choose one."
+            )
         self.dim = dim
         self.num_heads = num_heads
+        self.distance_bias = distance_bias
+        slopes = 2.0 ** (-8.0 * torch.arange(1, num_heads + 1) / num_heads)
+        self.slopes = nn.Parameter(slopes) if distance_bias else None
         self.backend = check_backend(backend)
         self.laser = laser
         channels = dim // num_heads
@@ -158,8 +169,9 @@ class Attention(Recordable):
         value = v
         if first_value is not None:
             v = self._mix_values(x if context is None else context, v, first_value)
-        self.tell(q, k, mask, layout, kv_layout)
-        out = self._attend(q, k, v, mask, layout, kv_layout).flatten(-2)
+        bias = None if self.slopes is None else DistanceBias(self.slopes, wrap=self.distance_bias == "circular")
+        self.tell(q, k, mask, layout, kv_layout, bias)
+        out = self._attend(q, k, v, mask, layout, kv_layout, bias).flatten(-2)
         if self.gate is not None:
             out = torch.sigmoid(self.gate(x)) * out
         return self.output(out), value
@@ -184,9 +196,20 @@ class Attention(Recordable):
         share = torch.sigmoid(self.mix(source)).unsqueeze(-1)
         return share * v + (1 - share) * first_value
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, layout: Layout, kv_layout: Layout) -> Tensor:
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Mask | None,
+        layout: Layout,
+        kv_layout: Layout,
+        bias: DistanceBias | None,
+    ) -> Tensor:
         def kernel(values: Tensor) -> Tensor:
-            return attend(q, k, values, mask=mask, lengths=layout, kv_lengths=kv_layout, backend=self.backend)
+            return attend(
+                q, k, values, mask=mask, lengths=layout, kv_lengths=kv_layout, bias=bias, backend=self.backend
+            )
 
         if not self.laser:
             return kernel(v)

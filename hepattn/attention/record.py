@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from hepattn.attention.bias import DistanceBias
 from hepattn.masks import Mask
 from hepattn.sequence import Layout
 
@@ -23,6 +24,7 @@ class AttentionCall:
         mask: who may look at whom inside an event; None: all at all.
         layout: the queries' events.
         kv_layout: the keys' events; in self-attention the same object as `layout`.
+        bias: what was added to the scores, if anything.
     """
 
     name: str
@@ -31,9 +33,10 @@ class AttentionCall:
     mask: Mask | None
     layout: Layout
     kv_layout: Layout
+    bias: DistanceBias | None = None
 
 
-Listener = Callable[[Tensor, Tensor, Mask | None, Layout, Layout], None]
+Listener = Callable[[Tensor, Tensor, Mask | None, Layout, Layout, DistanceBias | None], None]
 
 
 class Recordable(nn.Module):
@@ -43,7 +46,15 @@ class Recordable(nn.Module):
         super().__init__()
         self.listeners: tuple[Listener, ...] = ()
 
-    def tell(self, q: Tensor, k: Tensor, mask: Mask | None, layout: Layout, kv_layout: Layout) -> None:
+    def tell(
+        self,
+        q: Tensor,
+        k: Tensor,
+        mask: Mask | None,
+        layout: Layout,
+        kv_layout: Layout,
+        bias: DistanceBias | None = None,
+    ) -> None:
         """Tells every listener.
 
         Raises:
@@ -54,7 +65,7 @@ class Recordable(nn.Module):
                 "record_attention cannot look into a compiled model: record the model before compiling it."
             )
         for listener in self.listeners:
-            listener(q, k, mask, layout, kv_layout)
+            listener(q, k, mask, layout, kv_layout, bias)
 
 
 @contextmanager
@@ -65,7 +76,7 @@ def record_attention(module: nn.Module) -> Iterator[list[AttentionCall]]:
     with record_attention(encoder) as calls:
         encoder(x)
     first = calls[0]
-    attention_weights(first.q, first.k, mask=first.mask, lengths=first.layout, rows=[3, 5])
+    attention_weights(first.q, first.k, mask=first.mask, lengths=first.layout, bias=first.bias, rows=[3, 5])
     ```
 
     The tensors are those of the call, detached, not copies; recording costs no time and keeps them alive.
@@ -95,5 +106,7 @@ def _append(
     mask: Mask | None,
     layout: Layout,
     kv_layout: Layout,
+    bias: DistanceBias | None,
 ) -> None:
-    calls.append(AttentionCall(name, q.detach(), k.detach(), mask, layout, kv_layout))
+    kept = None if bias is None else DistanceBias(bias.slopes.detach(), bias.wrap)
+    calls.append(AttentionCall(name, q.detach(), k.detach(), mask, layout, kv_layout, kept))

@@ -108,7 +108,7 @@ class PackedPairs:
         self.single = queries.batch == 1
         starts = [layout.offsets.to(torch.int32) for layout in (queries, keys)]
         if self.single:
-            self.n_queries, self.n_keys = (start[1] for start in starts)
+            self.n_queries, self.n_keys = (start[1].clone() for start in starts)  # a view binds a graph to its base
             return
         self.event = queries.event.to(torch.int32)
         self.first_query, self.first_key = (start[queries.event] for start in starts)

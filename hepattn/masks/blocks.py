@@ -118,4 +118,5 @@ def _ordered(blocks: Tensor) -> list[tuple[Tensor, Tensor]]:
     """
     numbers = blocks.sum(2, dtype=torch.int32)
     indices = blocks.argsort(dim=2, descending=True, stable=True).to(torch.int32)
-    return [(n[None, None], i[None, None]) for n, i in zip(numbers, indices, strict=True)]
+    # no views: a graph would be bound to the places where they begin
+    return [(n[None, None].clone(), i[None, None].clone()) for n, i in zip(numbers, indices, strict=True)]

@@ -13,7 +13,7 @@ from hepattn.sequence import Layout
 __all__ = ["Dense"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dense(Mask):
     """The fully realised mask of masked attention: one bool tensor (queries, keys) for each event, True = may attend.
 
@@ -50,6 +50,11 @@ class Dense(Mask):
         object.__setattr__(self, "_elsewhere", {})
 
     @override
+    def __repr__(self) -> str:  # the tensors themselves would drown every message
+        shapes = ", ".join(f"{rows} x {columns}" for rows, columns in (tensor.shape for tensor in self.tensors[:3]))
+        return f"Dense({shapes}{', ...' if len(self.tensors) > 3 else ''})"
+
+    @override
     def to(self, device: torch.device) -> "Dense":
         if not self.tensors or self._flat.device == device:
             return self
@@ -80,7 +85,7 @@ class Dense(Mask):
     @override
     def relate(self, query: Span, key: Span, place: Place) -> tuple[Tensor, Tensor]:
         """Reads every pair once, a run of queries at a time; a traced graph, which knows no run, is cautious."""
-        shape = torch.broadcast_shapes(query.first.shape, key.first.shape)
+        shape = (query.first.shape[0], key.first.shape[1])
         some = torch.ones(shape, dtype=torch.bool, device=query.first.device)
         if torch.compiler.is_compiling():
             return some, ~some

@@ -101,6 +101,7 @@ class Encoder(nn.Module):
         dense_ratio: hidden width of the dense networks as a multiple of dim.
         activation: of the dense networks, see `Dense`.
         qk_norm: "rms", "layer" or None: norm of q and k in each head; None with hybrid_norm: that of `norm`.
+        distance_bias: "linear", "circular" or None: scores fall with distance, by learned slopes, see `Attention`.
         backend: kernel of every layer.
 
     Raises:
@@ -130,6 +131,7 @@ class Encoder(nn.Module):
         dense_ratio: float = 2.0,
         activation: str = "swiglu",
         qk_norm: Literal["rms", "layer"] | None = None,
+        distance_bias: Literal["linear", "circular"] | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -152,6 +154,7 @@ class Encoder(nn.Module):
                 gate=gate,
                 value_residual=value_residual and index > 0,
                 laser=laser,
+                distance_bias=distance_bias,
             )
             return EncoderLayer(
                 attention,

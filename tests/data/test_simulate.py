@@ -168,8 +168,10 @@ def test_the_samples_are_what_they_should_be():
         assert (event.hits_per_particle >= 1).all()
         assert particles.pt.max() > 1
         # one cell in an end-cap: a path of 0.3 mm or little more, with the 10 % of TrackML's cells
-        single = np.isin(hits.volume_id, (7, 9)) & (hits.clusters.size_u == 1) & (hits.clusters.size_v == 1)
-        low, middle, high = np.quantile(hits.clusters.charge[single], [0.16, 0.5, 0.84])
+        clusters = hits.clusters
+        assert clusters is not None
+        single = np.isin(hits.volume_id, (7, 9)) & (clusters.size_u == 1) & (clusters.size_v == 1)
+        low, middle, high = np.quantile(clusters.charge[single], [0.16, 0.5, 0.84])
         assert abs(middle / 0.3 - 1) < 0.03
         assert 0.08 < (high - low) / (2 * middle) < 0.12
         for (volume, layer), radius in RADII.items():

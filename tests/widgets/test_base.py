@@ -90,19 +90,24 @@ def test_axes_are_drawn_anew_only_where_they_changed(monkeypatch):
     curve.draw()
     drawn = []
     real = Axes.draw
-    monkeypatch.setattr(Axes, "draw", lambda ax, renderer: (drawn.append(ax), real(ax, renderer)))
+
+    def draw(ax, renderer):
+        drawn.append(ax)
+        real(ax, renderer)
+
+    monkeypatch.setattr(Axes, "draw", draw)
     curve.draw()
     assert drawn == []
     curve.slope = 300
     assert drawn == [curve.ax]
 
 
-def test_a_figure_is_saved_with_all_that_moves(tmp_path):
+def test_a_figure_is_saved_with_all_that_moves(tmp_path, monkeypatch):
     curve = Curve(parts=True)
     curve.draw()
     seen = []
-    curve.line.draw = lambda *_: seen.append("line")
-    curve.title.draw = lambda *_: seen.append("title")
+    monkeypatch.setattr(curve.line, "draw", lambda *_: seen.append("line"))
+    monkeypatch.setattr(curve.title, "draw", lambda *_: seen.append("title"))
     curve.figure.savefig(tmp_path / "curve.pdf")
     assert {"line", "title"} <= set(seen)
 

@@ -66,14 +66,14 @@ def config(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def make(config, tmp_path):
+def make(config, tmp_path, monkeypatch):
     """Explorers of small trainings; their pictures are drawn where a test looks at them (half of the time else)."""
     made = []
 
     def explorer(*, drawn: bool = False, **options) -> TrainingExplorer:
         one = TrainingExplorer(str(config), folder=tmp_path / "left", **options)
         if not drawn:
-            one.canvas.png = lambda _: b""
+            monkeypatch.setattr(one.canvas, "png", lambda _: b"")
         made.append(one)
         return one
 
