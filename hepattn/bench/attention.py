@@ -1,4 +1,4 @@
-"""One windowed call on a GPU: ours (auto, and each kernel) against torch's flash kernel, FA4 itself, and global attention.
+"""One windowed call on a GPU: ours (auto, each kernel) against torch's flash kernel, FA4 itself, and global attention.
 
 `python -m hepattn.bench attention`. Window 1,024 on one event, bfloat16; times from CUDA events.
 """
