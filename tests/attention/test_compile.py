@@ -33,8 +33,7 @@ def counted(work: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("events", [1, 3])
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("events", "training"), [(1, True), (3, True), (3, False)])
 def test_an_encoder_needs_at_most_two_graphs_for_all_lengths(events: int, training: bool) -> None:
     torch.manual_seed(0)
     encoder = Encoder(16, 2, 2, mask=Window(16, wrap=True), qk_norm="rms", value_residual=True, gate=True)

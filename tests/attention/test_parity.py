@@ -77,8 +77,8 @@ def test_cuda(device: str, backend: str, dtype: torch.dtype, case: Case) -> None
     compare(case, dtype, backend, device)
 
 
-@pytest.mark.parametrize("mask", [None, Window(33, wrap=True), Window(16, wrap=True) | GlobalTokens([0, 5])])
-def test_flex_forward_on_a_cpu(mask) -> None:  # type: ignore[no-untyped-def]
+def test_flex_forward_on_a_cpu() -> None:
+    mask = Window(16, wrap=True) | GlobalTokens([0, 5])
     if reason := flex.missing("cpu"):
         pytest.skip(reason)
     for lengths in ([150, 170], [301]):
@@ -188,7 +188,7 @@ def test_flex_never_runs_eagerly_in_silence(monkeypatch: pytest.MonkeyPatch) -> 
         pytest.skip(reason)
     monkeypatch.setattr(flex, "GRAPHS", 0)
     q = torch.randn(20, 1, 16)
-    with pytest.raises(RuntimeError, match=r"recompile.limit"):
+    with pytest.raises(RuntimeError, match="flex has compiled 0 kernels"):
         attend(q, q, q, mask=Window(4), backend="flex", scale=0.123)
 
 

@@ -59,20 +59,29 @@ def _compiled(*, dynamic: bool = True) -> Any:
     return torch.compile(flex_attention, fullgraph=True, dynamic=dynamic)
 
 
-def _run_compiled(device: str, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Any:
-    """One kernel for all lengths. torch 2.13 generates C++ that does not compile for some masks with dynamic shapes: on
-    a CPU those take one kernel a length.
+def _run_compiled(call: Call, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Any:
+    """One kernel for all lengths. On a CPU torch 2.13 generates C++ that does not compile for some masks with dynamic
+    shapes, and one that takes a bias's tables over several events for too short: those take one kernel a length.
     """
-    from torch._inductor.exc import InductorError  # slow to import
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # slow to import
+    from torch._inductor.exc import InductorError
 
+    on_cpu = call.q.device.type == "cpu"
     limits: dict[str, Any] = {"recompile_limit": GRAPHS, "fail_on_recompile_limit_hit": True}
     with torch._dynamo.config.patch(limits):  # noqa: SLF001  (the documented switch lives there)
         try:
-            return _compiled()(q, k, v, **options)
+            dynamic = not (on_cpu and call.bias is not None and call.queries.batch > 1)
+            return _compiled(dynamic=dynamic)(q, k, v, **options)
         except InductorError:
-            if device != "cpu":
+            if not on_cpu:
                 raise
             return _compiled(dynamic=False)(q, k, v, **options)
+        except FailOnRecompileLimitHit as error:
+            raise RuntimeError(
+                f"flex has compiled {GRAPHS} kernels in this process and would compile another for {call.mask!r} on "
+                f"{call.q.dtype}: use fewer kinds of masks in one process, raise "
+                "hepattn.attention.backends.flex.GRAPHS, or use sdpa (nothing runs uncompiled in silence)"
+            ) from error
 
 
 def run(call: Call) -> tuple[Tensor, Tensor | None]:
@@ -85,7 +94,7 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
     if torch.compiler.is_compiling():  # a part of the caller's graph
         result: Any = flex_attention(q, k, v, **options)
     else:
-        result = _run_compiled(call.q.device.type, q, k, v, options)
+        result = _run_compiled(call, q, k, v, options)
     if not call.return_lse:
         return result[0].transpose(0, 1), None
     return result[0][0].transpose(0, 1), result[1][0].transpose(0, 1).float()
