@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
+from hepattn.attention.agreement import tolerance
 from hepattn.masks import GlobalTokens, Mask, Window
 
 __all__ = ["CASES", "GPU_CASES", "WINDOWS", "Case", "tolerance"]
@@ -46,11 +47,3 @@ GPU_CASES = st.builds(  # each head dimension and kind of mask is compiled once
     MASKS,
     st.integers(0, 2**31),
 )
-
-
-def tolerance(dtype: torch.dtype, exact: torch.Tensor, same_dtype: torch.Tensor) -> float:
-    """Twice what the dtype itself costs the reference, and never less than a few units in the last place."""
-    exact, same_dtype = exact.detach(), same_dtype.detach()
-    scale = max(float(exact.abs().max()) if exact.numel() else 0.0, 1.0)
-    own = float((same_dtype.double() - exact).abs().max()) if exact.numel() else 0.0
-    return 2 * own + 32 * torch.finfo(dtype).eps * scale

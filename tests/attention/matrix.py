@@ -6,18 +6,15 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import product
 
 import torch
-from torch import Tensor
 
-from hepattn.attention import DistanceBias, KernelRefusal, attend
+from hepattn.attention import DistanceBias
+from hepattn.attention.agreement import expect
 from hepattn.attention.backends import flash
-from hepattn.attention.reference import attend_reference
 from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
-from tests.attention.cases import tolerance
 
 __all__ = ["KERNELS", "Cell", "Outcome", "cells", "run"]
 
@@ -121,43 +118,19 @@ def run(cell: Cell) -> Outcome:
     counts = (sum(lengths), sum(kv_lengths or lengths), sum(kv_lengths or lengths), sum(lengths))
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randn(n, HEADS, DIM, generator=generator, dtype=torch.float64) for n in counts]
-    q, k, v, g = (x.to(cell.device, dtype).requires_grad_(cell.gradients) for x in drawn)
-    mask, bias = cell.make_mask(), cell.make_bias(dtype)
-    wants_lse = not (cell.kernel == "flex" and cell.device == "cpu")
-    call = partial(attend, mask=mask, lengths=lengths, kv_lengths=kv_lengths, bias=bias, backend=cell.kernel)
-    try:
-        out, lse = call(q, k, v, return_lse=True) if wants_lse else (call(q, k, v), None)
-    except KernelRefusal as refusal:
-        return Outcome(refusal=str(refusal))
-    leaves = [q, k, v] if bias is None else [q, k, v, bias.slopes]
-
-    def reference(to: torch.dtype) -> tuple[Tensor, Tensor, list[Tensor]]:
-        again = [x.detach().to(to).requires_grad_() for x in leaves]
-        other = None if bias is None else replace(bias, slopes=again[3])
-        out, lse = attend_reference(
-            again[0], again[1], again[2], mask=mask, lengths=lengths, kv_lengths=kv_lengths, bias=other
-        )
-        return out.detach(), lse.detach(), list(torch.autograd.grad(out, again, g.detach().to(to), allow_unused=True))
-
-    exact, exact_lse, exact_grads = reference(torch.float64)
-    same, _, same_grads = reference(dtype)
-    _, single_lse, _ = reference(torch.float32)  # the log-sum-exp is float32 whatever the dtype
-    gradient = 0.0
-    if cell.gradients:
-        grads = torch.autograd.grad(out, leaves, g.detach(), allow_unused=True)
-        for leaf, *three in zip(leaves, grads, exact_grads, same_grads, strict=True):
-            mine, right, plain = (torch.zeros_like(leaf) if grad is None else grad for grad in three)
-            gradient = max(gradient, _error(mine, right.double(), plain, dtype))
-    lse_error = 0.0 if lse is None else _error(lse, exact_lse, single_lse, torch.float32)
-    return Outcome("", _error(out, exact, same, dtype), lse_error, gradient)
-
-
-def _error(mine: Tensor, exact: Tensor, same: Tensor, dtype: torch.dtype) -> float:
-    finite = exact.isfinite()
-    if not torch.equal(finite, mine.isfinite()):
-        return float("inf")
-    mine, exact, same = (torch.where(finite, x.detach().double(), 0.0) for x in (mine, exact, same))
-    return float((mine - exact).abs().max()) / tolerance(dtype, exact, same)
+    q, k, v, g = (x.to(cell.device, dtype) for x in drawn)
+    found = expect(
+        q,
+        k,
+        v,
+        mask=cell.make_mask(),
+        lengths=lengths,
+        kv_lengths=kv_lengths,
+        bias=cell.make_bias(dtype),
+        upstream=g if cell.gradients else None,
+    ).ask(cell.kernel, lse=not (cell.kernel == "flex" and cell.device == "cpu"))
+    value, lse, gradient = (0.0 if one is None else one.ratio for one in (found.value, found.lse, found.gradient))
+    return Outcome(found.refusal, value, lse, gradient)
 
 
 def main(argv: Sequence[str]) -> int:
