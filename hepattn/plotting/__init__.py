@@ -3,6 +3,7 @@
 No pyplot and no global state: a notebook shows the figure that a cell ends with, a script calls ``figure.savefig``.
 """
 
+from hepattn.plotting.agreement import kernel_answers, kernel_costs, kernel_errors
 from hepattn.plotting.attention import attention_maps, attention_rows, attention_seam
 from hepattn.plotting.events import attended, event
 from hepattn.plotting.masks import block_sizes, blocks, mask
@@ -28,6 +29,9 @@ __all__ = [
     "event",
     "hits_per_particle",
     "kept",
+    "kernel_answers",
+    "kernel_costs",
+    "kernel_errors",
     "kernels",
     "mask",
     "occupancy",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hepattn.widgets.attention import AttentionExplorer
 from hepattn.widgets.base import Explorer, choice, slider
 from hepattn.widgets.events import EventExplorer
+from hepattn.widgets.kernels import KernelExplorer
 from hepattn.widgets.masks import MaskExplorer
 from hepattn.widgets.ordering import OrderingExplorer
 from hepattn.widgets.windows import WindowExplorer
@@ -18,6 +19,7 @@ __all__ = [
     "AttentionExplorer",
     "EventExplorer",
     "Explorer",
+    "KernelExplorer",
     "MaskExplorer",
     "OrderingExplorer",
     "TrainingExplorer",
