@@ -11,14 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hepattn.attention.agreement import expect
 from hepattn.data.ordering import Order, hit_order, ordered_owner
 from hepattn.data.sample import sample_event
 from hepattn.data.schema import Event, Selection
-from hepattn.masks import GlobalTokens, Mask, Window
+from hepattn.masks import GlobalTokens, Mask, Strided, Window
 from hepattn.metrics.attention import block_pairs, pair_recall
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import style
@@ -112,6 +114,22 @@ def event_and_hits() -> Figure:
     return figure
 
 
+def kernels_agree() -> Figure:
+    """Thumbnail 02: errors of sdpa in float64, float32 and bfloat16 for four masks, each below what is allowed."""
+    figure, (panel,) = small(aspect=0.36)
+    window, n = Window(64, wrap=True), 256
+    drawn = torch.randn(3, n, 2, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for dtype, colour in zip((torch.float64, torch.float32, torch.bfloat16), style.CYCLE, strict=False):
+        for row, one in enumerate((None, window, window | GlobalTokens([0]), Strided(32, wrap=True))):
+            value = expect(*drawn.to(dtype).unbind(0), mask=one).ask("sdpa").value
+            assert value is not None
+            panel.semilogx([value.error, value.allowed], [row, row], color=style.FAINT, linewidth=1)
+            panel.semilogx(value.error, row, "o", color=colour, markersize=6)
+            panel.semilogx(value.allowed, row, "|", color=style.BLACK, markersize=10, markeredgewidth=2)
+    panel.set_ylim(-0.6, 3.6)
+    return figure
+
+
 def before_and_after() -> Figure:
     """Thumbnail 03: maps of attention without an encoding, with one, and their difference."""
     figure, panels = small(3, aspect=0.36)
@@ -189,6 +207,7 @@ def _bare(panel: Axes) -> None:
 THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "00": quickstart,
     "01": event_and_hits,
+    "02": kernels_agree,
     "03": before_and_after,
     "05": masks,
     "06": local_against_global,
