@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hepattn.attention.backends.registry import check_backend
+from hepattn.attention.beside import enter_beside
 from hepattn.attention.bias import DistanceBias
 from hepattn.attention.doors import Sequences, enter
 from hepattn.attention.functional import attend
 from hepattn.attention.laser import laser_output, laser_values
 from hepattn.attention.record import AttentionCall, Recordable, record_attention
+from hepattn.attention.rotation import Rotation
 from hepattn.masks import Mask
 from hepattn.sequence import Layout
 
@@ -38,7 +40,8 @@ class Attention(Recordable):
 
     With x (Tq, dim) and context c (Tk, dim; in self-attention c = x), head by head of D = dim / num_heads channels:
 
-        q = norm(W_q x),  k = norm(W_k c),  v = norm(W_v c)        norms where asked for
+        q = norm(W_q (x + e_x)),  k = norm(W_k (c + e_c)),  v = norm(W_v c)        norms and encodings e where given
+        q, k turned by the angles of their tokens                  rotation, where given (arXiv:2104.09864)
         v = m v + (1 - m) v_first,  m = sigmoid(W_m c)             value residual, m (Tk, H)
         o = attend(q, k, v, bias),  scale D^-1/2                    or LASER: log(attend(q, k, exp(v - max))) + max
         out = W_o (sigmoid(W_g x) * o)                             the gate where asked for
@@ -125,6 +128,10 @@ class Attention(Recordable):
         first_value: Tensor | None = None,
         valid: Tensor | None = None,
         context_valid: Tensor | None = None,
+        encoding: Sequences | None = None,
+        context_encoding: Sequences | None = None,
+        rotation: Sequences | None = None,
+        context_rotation: Sequences | None = None,
     ) -> Any:
         """Attention from x to context (None: to x itself), event by event; what goes in as x comes out.
 
@@ -135,21 +142,38 @@ class Attention(Recordable):
             first_value: (Tk, H, D) packed values of the first layer; only with value_residual=True.
             valid: (B, N) bool, True = a token, for a padded x.
             context_valid: the same for a padded context.
+            encoding: (.., dim) in the form of x, or a tensor (Tq, dim) beside a Packed x: added to what queries (and in
+                self-attention keys) are made of, never to what values are made of.
+            context_encoding: the same in the form of context, for its keys.
+            rotation: (.., D // 2) angles in radian, such as `hepattn.encodings.Rotary` gives, in the form of x: queries
+                (and in self-attention keys) are turned by them, values never.
+            context_rotation: the same in the form of context, for its keys.
 
         Raises:
             TypeError, ValueError: input of another form or width; a different number of events in x and context.
         """
         packed, leave = enter(x, valid, self.dim, "Attention")
         layout = packed.layout
+        pairs = self.dim // self.num_heads // 2
+        of_x: dict[str, Any] = {
+            "encoding": enter_beside(encoding, packed, valid, self.dim, "Attention's encoding"),
+            "rotation": _rotation(enter_beside(rotation, packed, valid, pairs, "Attention's rotation")),
+        }
         if context is None:
-            return leave(self.attend_values(packed.values, layout, mask, first_value)[0])
+            if context_encoding is not None or context_rotation is not None:
+                raise ValueError("Attention got an encoding or a rotation of a context without context=: leave it out.")
+            return leave(self.attend_values(packed.values, layout, mask, first_value, **of_x)[0])
         other, _ = enter(context, context_valid, self.dim, "Attention's context")
         kv_layout = other.layout
         if kv_layout.batch != layout.batch:
             raise ValueError(
                 f"Attention got {layout.batch} events in x and {kv_layout.batch} in context: give as many in both."
             )
-        return leave(self.attend_values(packed.values, layout, mask, first_value, other.values, kv_layout)[0])
+        angles = enter_beside(context_rotation, other, context_valid, pairs, "Attention's context_rotation")
+        added = enter_beside(context_encoding, other, context_valid, self.dim, "Attention's context_encoding")
+        of_context: dict[str, Any] = {"context_encoding": added, "context_rotation": _rotation(angles)}
+        beside = of_x | of_context
+        return leave(self.attend_values(packed.values, layout, mask, first_value, other.values, kv_layout, **beside)[0])
 
     def attend_values(
         self,
@@ -159,13 +183,30 @@ class Attention(Recordable):
         first_value: Tensor | None = None,
         context: Tensor | None = None,
         kv_layout: Layout | None = None,
+        *,
+        encoding: Tensor | None = None,
+        context_encoding: Tensor | None = None,
+        rotation: Rotation | None = None,
+        context_rotation: Rotation | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The packed corridor: x (Tq, dim) -> (out (Tq, dim), v (Tk, H, D) before any mixing, for later layers).
 
-        `first_value` None leaves v as it is: a first layer has nothing to mix.
+        `first_value` None leaves v as it is: a first layer has nothing to mix. `encoding` (Tq, dim) and `rotation`
+        are for queries and in self-attention for keys too; `context_encoding` (Tk, dim) and `context_rotation` are for
+        the keys of a context. Values see neither.
+
+        Raises:
+            ValueError: only one of queries and keys of a context would be turned, or a shape is wrong.
         """
         kv_layout = layout if kv_layout is None else kv_layout
-        q, k, v = self._project(x, context)
+        if context is not None and (rotation is None) != (context_rotation is None):
+            raise ValueError(
+                "Attention got a rotation for one of queries and context only: scores depend on differences of angles, "
+                "so give rotation= and context_rotation=."
+            )
+        q, k, v = self._project(x, context, encoding, context_encoding)
+        if rotation is not None:
+            q, k = rotation.turn(q), (rotation if context_rotation is None else context_rotation).turn(k)
         value = v
         if first_value is not None:
             v = self._mix_values(x if context is None else context, v, first_value)
@@ -176,17 +217,28 @@ class Attention(Recordable):
             out = torch.sigmoid(self.gate(x)) * out
         return self.output(out), value
 
-    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        if context is None:
+    def _project(
+        self, x: Tensor, context: Tensor | None, encoding: Tensor | None, context_encoding: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        place = _sum(x, encoding)
+        if context is None and encoding is None:
             q, k, v = self.qkv(x).chunk(3, dim=-1)
+        elif context is None:
+            q, k = self._linear(place, 0, 2).chunk(2, dim=-1)
+            v = self._linear(x, 2, 3)
+        elif context_encoding is None:
+            q = self._linear(place, 0, 1)
+            k, v = self._linear(context, 1, 3).chunk(2, dim=-1)
         else:
-            sizes = (self.dim, 2 * self.dim)
-            w_q, w_kv = self.qkv.weight.split(sizes)
-            b_q, b_kv = (None, None) if self.qkv.bias is None else self.qkv.bias.split(sizes)
-            q = F.linear(x, w_q, b_q)
-            k, v = F.linear(context, w_kv, b_kv).chunk(2, dim=-1)
+            q, k = self._linear(place, 0, 1), self._linear(_sum(context, context_encoding), 1, 2)
+            v = self._linear(context, 2, 3)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in (q, k, v))
         return self.q_norm(q), self.k_norm(k), self.v_norm(v)
+
+    def _linear(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Some of the projections to q (0), k (1) and v (2): `first` up to but without `last`."""
+        rows = slice(first * self.dim, last * self.dim)
+        return F.linear(x, self.qkv.weight[rows], None if self.qkv.bias is None else self.qkv.bias[rows])
 
     def _mix_values(self, source: Tensor, v: Tensor, first_value: Tensor) -> Tensor:
         if self.mix is None:
@@ -215,3 +267,16 @@ class Attention(Recordable):
             return kernel(v)
         exponential, peak = laser_values(v, kv_layout)
         return laser_output(kernel(exponential), peak, layout)
+
+
+def _sum(x: Tensor, encoding: Tensor | None) -> Tensor:
+    """The sum (T, dim), in the dtype of x."""
+    if encoding is None:
+        return x
+    if encoding.shape != x.shape:
+        raise ValueError(f"Attention got an encoding {tuple(encoding.shape)} for tokens {tuple(x.shape)}: make it fit.")
+    return x + encoding.to(x.dtype)
+
+
+def _rotation(angles: Tensor | None) -> Rotation | None:
+    return None if angles is None else Rotation.of(angles)

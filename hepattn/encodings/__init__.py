@@ -1,4 +1,8 @@
-"""Positional encodings: fixed functions of a coordinate, added once to the inputs of a model. One a file."""
+"""Positional encodings: fixed functions of a coordinate, one a file.
+
+They are added once to the inputs of a model, or to what queries and keys of cross-attention are made of. `Rotary` is
+another kind: its angles turn queries and keys of every layer.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +11,7 @@ from hepattn.encodings.base import Encoding
 from hepattn.encodings.fields import Fields
 from hepattn.encodings.fourier import RandomFourier
 from hepattn.encodings.periodic import Periodic
+from hepattn.encodings.rotary import Rotary, RotaryFields
 from hepattn.encodings.sinusoidal import Sinusoidal
 
 
@@ -41,6 +46,8 @@ __all__ = [
     "Fields",
     "Periodic",
     "RandomFourier",
+    "Rotary",
+    "RotaryFields",
     "Sinusoidal",
     "make_encoding",
 ]

@@ -11,7 +11,18 @@ _PI_FLOAT32 = 3.1415927410125732
 """float32's pi: larger than pi by 8.7e-8, which is why sin(pi) and sin(-pi) differ in float32."""
 
 
-class Encoding(nn.Module):
+class Precise(nn.Module):
+    """A module whose buffers keep their dtype: a frequency of 100 rounded to bfloat16 is a different frequency."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep_precision(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype != tensor.dtype else moved
+
+        return super()._apply(keep_precision, recurse)
+
+
+class Encoding(Precise):
     """A fixed function of a coordinate with `channels` outputs.
 
     `forward(x)` takes x (T,) and gives (T, channels), always float32: also under autocast, and also after
@@ -39,13 +50,6 @@ class Encoding(nn.Module):
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f"channels={self.channels}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def keep_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return tensor.to(moved.device) if moved.dtype != tensor.dtype else moved
-
-        return super()._apply(keep_precision, recurse)
 
 
 def as_coordinate(x: Tensor, owner: nn.Module) -> Tensor:

@@ -52,23 +52,30 @@ class Fields(Encoding):
             KeyError: a field is missing.
             ValueError: a tensor of another number of columns.
         """
-        columns = self._columns(x)
+        columns = split_columns(x, self.names, "Fields")
         parts = [encoding(columns[name]) for name, encoding in self.encodings.items()]
         joined = torch.cat(parts, dim=-1)
         return nn.functional.pad(joined, (0, self.channels - joined.shape[-1]))
 
-    def _columns(self, x: Mapping[str, Tensor] | Tensor) -> Mapping[str, Tensor]:
-        if isinstance(x, Tensor):
-            if x.ndim != 2 or x.shape[1] != len(self.names):
-                raise ValueError(
-                    f"Fields got a tensor of shape {tuple(x.shape)}, expected (T, {len(self.names)}) with the columns "
-                    f"{', '.join(self.names)}."
-                )
-            return dict(zip(self.names, x.unbind(dim=1), strict=True))
-        missing = [name for name in self.names if name not in x]
-        if missing:
-            raise KeyError(
-                f"Fields misses {', '.join(missing)} among the coordinates {', '.join(x) or 'none'}: add them, or make "
-                "the encoding without them."
+
+def split_columns(x: Mapping[str, Tensor] | Tensor, names: tuple[str, ...], owner: str) -> Mapping[str, Tensor]:
+    """Name -> coordinate, from a mapping that has all of `names`, or from a tensor (T, F) with a column for each.
+
+    Raises:
+        KeyError: a name is missing.
+        ValueError: a tensor of another number of columns.
+    """
+    if isinstance(x, Tensor):
+        if x.ndim != 2 or x.shape[1] != len(names):
+            raise ValueError(
+                f"{owner} got a tensor of shape {tuple(x.shape)}, expected (T, {len(names)}) with the columns "
+                f"{', '.join(names)}."
             )
-        return x
+        return dict(zip(names, x.unbind(dim=1), strict=True))
+    missing = [name for name in names if name not in x]
+    if missing:
+        raise KeyError(
+            f"{owner} misses {', '.join(missing)} among the coordinates {', '.join(x) or 'none'}: add them, or make "
+            "the encoding without them."
+        )
+    return x

@@ -6,8 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hepattn.attention.beside import enter_beside
 from hepattn.attention.doors import Sequences, enter
 from hepattn.attention.module import Attention
+from hepattn.attention.rotation import Rotation
 from hepattn.layers import Dense, Residual, make_norm
 from hepattn.layers.residual import Placement
 from hepattn.masks import Mask
@@ -60,11 +62,16 @@ class EncoderLayer(nn.Module):
         self.dense_residual = residual(at_dense)
 
     def forward(
-        self, x: Tensor, layout: Layout, mask: Mask | None, first_value: Tensor | None
+        self,
+        x: Tensor,
+        layout: Layout,
+        mask: Mask | None,
+        first_value: Tensor | None,
+        rotation: Rotation | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Maps x (T, dim) -> (x' (T, dim), this layer's values (T, H, D))."""
+        """Maps x (T, dim) -> (x' (T, dim), this layer's values (T, H, D)); `rotation` turns its queries and keys."""
         skip, given = self.attention_residual.split(x)
-        update, value = self.attention.attend_values(given, layout, mask, first_value)
+        update, value = self.attention.attend_values(given, layout, mask, first_value, rotation=rotation)
         x = self.attention_residual.join(skip, update, layout)
         return self.dense_residual(x, self.dense, layout), value
 
@@ -79,7 +86,16 @@ class Encoder(nn.Module):
     y = encoder(nested)                   # nested in, nested out
     ```
 
-    Positional encodings belong to the model that makes the tokens: they are added to its inputs, once.
+    Positional encodings belong to the model that makes the tokens: they are added to its inputs, once. A rotary one is
+    given to every call, as angles beside the tokens; it turns queries and keys of every layer, and leaves no trace in
+    values and in the residual stream:
+
+    ```python
+    rotary = Rotary(64 // 4, periodic=True)                     # for heads of 16 channels
+    y = encoder(x, rotation=rotary(phi))                        # phi (T,) in the order of x
+    y = encoder(padded, valid=valid, rotation=rotary(phi))      # phi (B, N)
+    ```
+
     `torch.compile(encoder, fullgraph=True, dynamic=True)` takes Packed input; `encoder.compile(...)` compiles what is
     behind the entrance, and so serves all three.
 
@@ -109,7 +125,7 @@ class Encoder(nn.Module):
         ValueError: an option has no such value.
     """
 
-    _compiled: Callable[[Tensor, Layout], Tensor] | None = None
+    _compiled: Callable[[Tensor, Layout, Tensor | None], Tensor] | None = None
 
     def __init__(
         self,
@@ -141,6 +157,7 @@ class Encoder(nn.Module):
         if mask is not None and not isinstance(mask, Mask):
             raise TypeError(f"Encoder got mask={type(mask).__name__}, expected a Mask such as Window(64), or None.")
         self.dim = dim
+        self.num_heads = num_heads
         self.mask = mask
         final_norm = make_norm(norm, dim)
 
@@ -170,27 +187,35 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList([layer(index) for index in range(num_layers)])
         self.norm = final_norm
 
-    def forward(self, x: Sequences, *, valid: Tensor | None = None) -> Any:
+    def forward(self, x: Sequences, *, valid: Tensor | None = None, rotation: Sequences | None = None) -> Any:
         """Encodes x; what goes in (Packed, padded with `valid`, nested) comes out.
 
         Args:
             x: Packed (T, dim), padded (B, N, dim), or nested.
             valid: (B, N) bool, True = a token, for a padded x; None: no padding. Rows of padding come out as zeros.
+            rotation: angles in radian, one for every two channels of a head, such as `hepattn.encodings.Rotary` gives:
+                (.., dim // num_heads // 2) in the form and order of x, or a tensor (T, ..) beside a Packed x. None: no
+                rotation.
 
         Raises:
             TypeError, ValueError: input of another form or width.
         """
         packed, leave = enter(x, valid, self.dim, "Encoder")
+        angles = enter_beside(rotation, packed, valid, self.dim // self.num_heads // 2, "Encoder's rotation")
         body = self.encode if self._compiled is None else self._compiled
-        return leave(body(packed.values, packed.layout))
+        return leave(body(packed.values, packed.layout, angles))
 
-    def encode(self, x: Tensor, layout: Layout) -> Tensor:
-        """The packed corridor: x (T, dim) with the layout of its events -> (T, dim)."""
+    def encode(self, x: Tensor, layout: Layout, angles: Tensor | None = None) -> Tensor:
+        """The packed corridor: x (T, dim) with the layout of its events -> (T, dim).
+
+        `angles` (T, P) in radian turn the queries and keys of every layer, P = dim // num_heads // 2.
+        """
         if torch.compiler.is_compiling():
             layout = Layout(layout.lengths, layout.offsets, x.shape[0])  # a graph's own keeps what layers share
         first_value: Tensor | None = None
+        rotation = None if angles is None else Rotation.of(angles)
         for layer in self.layers:
-            x, value = layer(x, layout, self.mask, first_value)
+            x, value = layer(x, layout, self.mask, first_value, rotation)
             if self.value_residual and first_value is None:
                 first_value = value
         return self.norm(x)

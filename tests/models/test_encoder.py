@@ -14,6 +14,8 @@ from torch._dynamo.utils import counters
 from hepattn.attention.backends import flex
 from hepattn.attention.module import record_attention
 from hepattn.attention.reference import attend_reference
+from hepattn.attention.rotation import Rotation
+from hepattn.encodings import Rotary, RotaryFields
 from hepattn.layers import Dense, LayerScale
 from hepattn.masks import Window
 from hepattn.models.encoder import Encoder, EncoderLayer
@@ -184,6 +186,95 @@ def test_record_attention_names_the_layers_and_keeps_the_mask():
     assert len({id(call.layout) for call in calls}) == 1  # the entrance makes the layout once
 
 
+# -- rotation ----------------------------------------------------------------------------------------------------------
+def test_a_rotation_turns_queries_and_keys_of_every_layer_and_nothing_else():
+    encoder = make(value_residual=True, gate=True, hybrid_norm=True).eval()
+    x, angles = pack(torch.randn(16, 8), [6, 1, 9]), torch.randn(16, 2)
+    with record_attention(encoder) as calls:
+        out = encoder(x, rotation=angles).values
+    values, first = x.values, None
+    for call, layer in zip(calls, encoder.layers, strict=True):
+        assert isinstance(layer, EncoderLayer)
+        given = layer.attention_residual.split(values)[1]
+        q, k, _ = (part.unflatten(-1, (2, 4)) for part in layer.attention.qkv(given).chunk(3, -1))
+        for found, wanted in ((call.q, layer.attention.q_norm(q)), (call.k, layer.attention.k_norm(k))):
+            turned = torch.complex(*wanted.chunk(2, -1)) * torch.exp(1j * angles[:, None])
+            assert torch.allclose(found, torch.cat([turned.real, turned.imag], -1), atol=1e-5)
+        values, value = layer(values, call.layout, call.mask, first, Rotation.of(angles))
+        first = value if first is None else first
+    assert torch.allclose(encoder.norm(values), out, atol=1e-5)
+    itself = make(mask=Window(1), value_residual=True).eval()  # every token sees itself alone: no angle can matter
+    assert torch.allclose(itself(x, rotation=angles).values, itself(x).values, atol=1e-6)
+    assert torch.allclose(encoder(x, rotation=torch.zeros(16, 2)).values, encoder(x).values, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any), st.integers(0, 3))
+def test_a_rotation_comes_through_all_doors(lengths, extra):
+    encoder = make().eval()
+    x, phi = pack(torch.randn(sum(lengths), 8), lengths), pack(torch.randn(sum(lengths)), lengths)
+    rotary = Rotary(4, periodic=True)
+    out = encoder(x, rotation=phi.with_values(rotary(phi.values)))
+    assert torch.equal(encoder(x, rotation=rotary(phi.values)).values, out.values)
+    size = max(lengths) + extra
+    padded, valid = x.to_padded(size)
+    angles = rotary(phi.to_padded(size)[0])
+    assert torch.equal(encoder(padded, valid=valid, rotation=angles), out.to_padded(size)[0])
+    noise = torch.where(valid[..., None], angles, torch.nan)
+    assert torch.equal(encoder(padded, valid=valid, rotation=noise), out.to_padded(size)[0])
+    nested = encoder(x.to_nested(), rotation=rotary(phi.to_nested()))
+    assert torch.equal(nested.values(), out.values)
+
+
+def test_with_rotary_phi_an_event_may_be_turned_around_the_beam():
+    """Without a window: hits of an event turned by any angle, in any order, encode to the same."""
+    encoder = make(mask=None).eval()
+    rotary = RotaryFields({"phi": lambda d: Rotary(d, periodic=True, alpha=4.0), "eta": Rotary}, 4)
+    x, eta = pack(torch.randn(9, 8), [9]), torch.randn(9)
+    phi = 2 * torch.pi * torch.rand(9) - torch.pi
+    turned = torch.remainder(phi + 2.5 + torch.pi, 2 * torch.pi) - torch.pi
+    assert (turned < phi).any()  # some crossed the seam
+    out = [encoder(x, rotation=rotary({"phi": one, "eta": eta})).values for one in (phi, turned, phi * 0.5)]
+    assert torch.allclose(out[0], out[1], atol=1e-4)
+    assert not torch.allclose(out[0], out[2], atol=1e-2)
+
+
+def test_gradients_through_a_rotation_in_every_layer():
+    encoder = make(num_layers=2).double()
+
+    def run(values: Tensor, angles: Tensor) -> Tensor:
+        return encoder(pack(values, [2, 3]), rotation=angles).values
+
+    leaves = [torch.randn(5, n, dtype=torch.float64, requires_grad=True) for n in (8, 2)]
+    assert torch.autograd.gradcheck(run, leaves)
+
+
+def test_a_rotation_under_autocast_keeps_float32_angles():
+    encoder = make(num_layers=1, qk_norm="rms").eval()
+    x, angles = pack(torch.randn(12, 8), [12]), 500 * torch.randn(12, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = encoder(x, rotation=angles).values
+    assert torch.allclose(out, encoder(x, rotation=angles).values, atol=0.15)
+
+
+@pytest.mark.slow
+def test_a_rotation_compiles_as_one_graph_for_any_lengths():
+    """As above; sizes that are equal at first (two angles, two events) are taken for one and make a second graph."""
+    encoder = make(num_layers=2, num_heads=1, qk_norm="rms")
+    before = counters["stats"]["unique_graphs"]
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True, backend="aot_eager")
+    for lengths in ([7, 5], [20, 3, 9], [11, 11, 2, 6]):
+        x, angles = torch.randn(sum(lengths), 8), torch.randn(sum(lengths), 4)
+        results = []
+        for model in (encoder, compiled):
+            leaves = x.clone().requires_grad_(), angles.clone().requires_grad_()
+            out = model(pack(leaves[0], lengths), rotation=pack(leaves[1], lengths))
+            results.append((out.values, *torch.autograd.grad(out.values.square().sum(), leaves)))
+        for one, other in zip(*results, strict=True):
+            assert torch.allclose(one, other, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] - before == 1
+
+
 # -- training ----------------------------------------------------------------------------------------------------------
 def test_drop_path_rises_with_depth_and_is_off_in_evaluation():
     encoder = make(drop_path=0.4)
@@ -291,3 +382,5 @@ def test_wrong_input_gets_one_sentence():
         Encoder(8, 1, 2, norm="batch")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"Encoder got values of shape \(4, 9\), expected \(T, 8\)"):
         make()(pack(torch.randn(4, 9), [4]))
+    with pytest.raises(ValueError, match=r"Encoder's rotation got values of shape \(4, 4\), expected \(T, 2\)"):
+        make()(pack(torch.randn(4, 8), [4]), rotation=torch.zeros(4, 4))
