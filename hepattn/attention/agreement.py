@@ -2,7 +2,8 @@
 
 The yardstick is what the dtype itself costs: the reference, written out in the kernel's own dtype, also misses the
 reference in float64. A kernel may err twice as much, and by a few roundings of the largest value (in float64, where
-the reference misses nothing, by those alone).
+the reference misses nothing, by those alone); in the gradient of a bias's slopes, one number summed over all pairs of
+tokens in whichever order, also by a rounding of each term.
 """
 
 from dataclasses import dataclass, replace
@@ -23,12 +24,18 @@ from hepattn.sequence import Lengths
 
 __all__ = ["Agreement", "Deviation", "Expected", "deviation", "expect", "tolerance"]
 
+SLOPES = 3
+"""The place of a bias's slopes among the leaves of a call."""
 
-def tolerance(dtype: torch.dtype, exact: Tensor, same_dtype: Tensor) -> float:
-    """Twice what the dtype itself costs the reference, and never less than a few units in the last place."""
+
+def tolerance(dtype: torch.dtype, exact: Tensor, same_dtype: Tensor, terms: float = 0.0) -> float:
+    """Twice what the dtype itself costs the reference, and never less than a few units in the last place.
+
+    `terms`: for long sums, the sum of the absolute values of what was added: each may err by a unit in the last place.
+    """
     exact, same_dtype = exact.detach(), same_dtype.detach()
     scale = max(float(exact.abs().max()) if exact.numel() else 0.0, 1.0)
-    return 2 * _farthest(same_dtype, exact) + 32 * torch.finfo(dtype).eps * scale
+    return 2 * _farthest(same_dtype, exact) + torch.finfo(dtype).eps * (32 * scale + terms)
 
 
 def _farthest(found: Tensor, exact: Tensor) -> float:
@@ -55,13 +62,16 @@ class Deviation:
         return self.error / self.allowed
 
 
-def deviation(found: Tensor, exact: Tensor, same: Tensor, dtype: torch.dtype) -> Deviation:
-    """The deviation of `found` from `exact` (float64), where the reference in `dtype` gave `same`; all of one shape."""
+def deviation(found: Tensor, exact: Tensor, same: Tensor, dtype: torch.dtype, terms: float = 0.0) -> Deviation:
+    """The deviation of `found` from `exact` (float64), where the reference in `dtype` gave `same`; all of one shape.
+
+    `terms`: see `tolerance`.
+    """
     finite = exact.isfinite()
     agree = torch.equal(finite, found.isfinite())
     found, exact, same = (torch.where(finite, x.detach().double(), 0.0) for x in (found, exact, same))
     error = _farthest(found, exact) if agree else float("inf")
-    return Deviation(error, _farthest(same, exact), tolerance(dtype, exact, same))
+    return Deviation(error, _farthest(same, exact), tolerance(dtype, exact, same, terms))
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,21 @@ class Answer(NamedTuple):
     grads: tuple[Tensor | None, ...]
 
 
+class _Kept(DistanceBias):
+    """Keeps what it added to each event's scores, and the distances, so that gradients can be had pair by pair."""
+
+    @cached_property
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """`(added (H, n, n), distance (n, n))` of each event so far."""
+        return []
+
+    def added(self, query: Tensor, key: Tensor, length: int | Tensor) -> Tensor:
+        """As `DistanceBias.added`."""
+        found = super().added(query, key, length)
+        self.pairs.append((found, self.distance(query, key, length)))
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class Expected:
     """One call with its right answer, made once and asked of every kernel; see `expect`.
@@ -144,6 +169,18 @@ class Expected:
     def single(self) -> Answer:
         """The reference in float32, the dtype of every kernel's log-sum-exp."""
         return self._reference(torch.float32)
+
+    @cached_property
+    def slope_terms(self) -> float:
+        """The sum over pairs of the absolute terms of the slopes' gradient, in float64: the largest of all heads."""
+        q, k, v, bias = self._arguments(self.leaves, torch.float64, grad=True)
+        assert bias is not None
+        assert self.upstream is not None
+        kept = _Kept(bias.slopes, bias.wrap)
+        out, _ = attend_reference(q, k, v, mask=self.mask, lengths=self.lengths, kv_lengths=self.kv_lengths, bias=kept)
+        grads = torch.autograd.grad(out, [added for added, _ in kept.pairs], self.upstream.double())
+        sums = [(grad * apart).abs().sum((-1, -2)) for grad, (_, apart) in zip(grads, kept.pairs, strict=True)]
+        return float(torch.stack(sums).sum(0).max())
 
     @property
     def call(self) -> Call:
@@ -188,10 +225,11 @@ class Expected:
         if self.rows is not None:
             out, sums = out[self.rows], None if sums is None else sums[self.rows]
         worst = None
-        for mine, exact, same in zip(self._gradients(out, arguments), self.exact.grads, self.same.grads, strict=True):
+        grads = zip(self._gradients(out, arguments), self.exact.grads, self.same.grads, strict=True)
+        for place, (mine, exact, same) in enumerate(grads):
             assert mine is not None
             right, plain = (torch.zeros_like(mine) if grad is None else grad for grad in (exact, same))
-            one = deviation(mine, right.double(), plain, self.dtype)
+            one = deviation(mine, right.double(), plain, self.dtype, self.slope_terms if place == SLOPES else 0.0)
             worst = one if worst is None or not one.ratio <= worst.ratio else worst
         return replace(
             found,
@@ -204,7 +242,7 @@ class Expected:
         self, leaves: tuple[Tensor, ...], dtype: torch.dtype | None = None, *, grad: bool
     ) -> tuple[Tensor, Tensor, Tensor, DistanceBias | None]:
         again = [x.detach().to(dtype or x.dtype).requires_grad_(grad) for x in leaves]
-        bias = None if self.bias is None else replace(self.bias, slopes=again[3])
+        bias = None if self.bias is None else replace(self.bias, slopes=again[SLOPES])
         return again[0], again[1], again[2], bias
 
     def _gradients(

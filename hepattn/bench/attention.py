@@ -81,15 +81,16 @@ def sides(tokens: int, device: str) -> dict[str, Work]:
 def milliseconds(work: Callable[[], object], rounds: int) -> float:
     """Median over rounds between CUDA events, after three calls that warm up.
 
-    Before each call 256 MB are written: the call finds no operand in the cache, and the device is busy while the host
-    prepares it, as in a model.
+    Before each call 4 GB are written: the call finds no operand in the cache, and the device is busy for about a
+    millisecond, in which the host prepares the call, as in a model whose host runs ahead.
     """
     flush = torch.empty(1 << 28, dtype=torch.int8, device="cuda")
     for _ in range(3):
         work()
     marks = []
     for _ in range(rounds):
-        flush.zero_()
+        for _ in range(16):
+            flush.zero_()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         work()

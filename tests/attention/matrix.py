@@ -6,8 +6,11 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
+from multiprocessing import get_context
+from typing import Any
 
 import torch
 
@@ -139,9 +142,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--kernels", nargs="+", default=list(KERNELS), choices=KERNELS)
     parser.add_argument("--dtypes", nargs="+", help="float32, bfloat16 ...; all that the device has by default")
+    parser.add_argument("--processes", type=int, default=1, help="cells side by side: flex compiles most of its time")
     options = parser.parse_args(argv)
-    dtypes = options.dtypes or DTYPES[options.device]
-    torch.set_float32_matmul_precision("highest")
+    dtypes = [dtype for dtype in DTYPES[options.device] if dtype in (options.dtypes or DTYPES[options.device])]
     door = flash.door()
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     sys.stdout.write(f"{name}, torch {torch.__version__}, flash through {door.name if door else 'nothing'}\n")
@@ -150,20 +153,25 @@ def main(argv: Sequence[str]) -> int:
         f"{'kernel':<8}{'dtype':<10}{'passed':>7}{'refused':>8}{'failed':>7}{'value':>8}{'lse':>8}{'gradient':>9}\n"
     )
     failures, refusals = [], set()
-    for kernel, dtype in product(options.kernels, dtypes):
-        found = [(cell, run(cell)) for cell in cells(options.device, [kernel]) if cell.dtype == dtype]
-        done = [(cell, outcome) for cell, outcome in found if not outcome.refusal]
-        wrong = [(cell, outcome) for cell, outcome in done if not outcome.worst <= 1]
-        refusals |= {outcome.refusal.split(", got")[0] for _, outcome in found if outcome.refusal}
-        worst = [
-            max([getattr(outcome, part) for _, outcome in done], default=0.0) for part in ("value", "lse", "gradient")
-        ]
-        sys.stdout.write(
-            f"{kernel:<8}{dtype:<10}{len(done) - len(wrong):>7}{len(found) - len(done):>8}{len(wrong):>7}"
-            f"{worst[0]:>8.2f}{worst[1]:>8.2f}{worst[2]:>9.2f}\n"
-        )
-        sys.stdout.flush()
-        failures += wrong
+    asked = [cell for cell in cells(options.device, options.kernels) if cell.dtype in dtypes]
+    exact: dict[str, Any] = {"initializer": torch.set_float32_matmul_precision, "initargs": ("highest",)}
+    with ProcessPoolExecutor(options.processes, get_context("spawn"), **exact) as workers:
+        outcomes = workers.map(run, asked)
+        for kernel, dtype in product(options.kernels, dtypes):
+            found = [(cell, next(outcomes)) for cell in asked if (cell.kernel, cell.dtype) == (kernel, dtype)]
+            done = [(cell, outcome) for cell, outcome in found if not outcome.refusal]
+            wrong = [(cell, outcome) for cell, outcome in done if not outcome.worst <= 1]
+            refusals |= {outcome.refusal.split(", got")[0] for _, outcome in found if outcome.refusal}
+            worst = [
+                max([getattr(outcome, part) for _, outcome in done], default=0.0)
+                for part in ("value", "lse", "gradient")
+            ]
+            sys.stdout.write(
+                f"{kernel:<8}{dtype:<10}{len(done) - len(wrong):>7}{len(found) - len(done):>8}{len(wrong):>7}"
+                f"{worst[0]:>8.2f}{worst[1]:>8.2f}{worst[2]:>9.2f}\n"
+            )
+            sys.stdout.flush()
+            failures += wrong
     sys.stdout.write("\nrefusals:\n" + "".join(f"  {one}\n" for one in sorted(refusals)))
     for cell, outcome in failures:
         sys.stdout.write(f"FAILED {cell}: {outcome}\n")

@@ -128,3 +128,23 @@ def test_arguments_are_left_alone_and_checked() -> None:
 def test_the_worst_counts_what_was_asked() -> None:
     value, lse = Deviation(1.0, 0.0, 2.0), Deviation(3.0, 0.0, 2.0)
     assert Agreement("sdpa", "float32", "no mask", value=value, lse=lse).worst == 1.5
+
+
+def test_the_slopes_gradient_may_err_by_a_rounding_of_each_term() -> None:
+    """Terms of the gradient, pair by pair, from scores that are leaves."""
+    q, k, v, g = (torch.randn(9, 2, 4, dtype=torch.float64) for _ in range(4))
+    slopes = torch.tensor([0.3, 0.1], dtype=torch.float64)
+    found = expect(q, k, v, lengths=[6, 3], bias=DistanceBias(slopes), upstream=g).slope_terms
+    total = torch.zeros(2, dtype=torch.float64)
+    for event in (slice(0, 6), slice(6, 9)):
+        n = event.stop - event.start
+        apart = (torch.arange(n)[:, None] - torch.arange(n)).abs()
+        scores = torch.einsum("ihd,jhd->hij", q[event], k[event]) / 2 - slopes[:, None, None] * apart
+        scores.requires_grad_()
+        out = torch.einsum("hij,jhd->ihd", scores.softmax(-1), v[event])
+        (grad,) = torch.autograd.grad(out, scores, g[event])
+        total += (grad * apart).abs().sum((1, 2))
+    assert math.isclose(found, float(total.max()))
+    exact = torch.tensor([1.0], dtype=torch.float64)
+    eps = torch.finfo(torch.float32).eps
+    assert math.isclose(tolerance(torch.float32, exact, exact.float(), terms=100.0), 132 * eps)

@@ -94,12 +94,15 @@ def test_flash_plumbing_is_exact(window: Window, lengths: list[int], no_window: 
     """The tensors and windows that a flash kernel is given, run by a dense kernel with flash's documented meaning."""
     mask = None if no_window else window
     case = Case(lengths, 2, 8, mask, 1)
-    q, k, v, _ = case.tensors(torch.float64)
-    call = make_call(q, k, v, mask, lengths, None, None)
-    out, lse = flash.attend_varlen(call, flash.Door("dense", dense_varlen))
+    q, k, v, upstream = case.tensors(torch.float64)
+    for leaf in (q, k, v):
+        leaf.requires_grad_()
+    out, lse = flash.attend_varlen(make_call(q, k, v, mask, lengths, None, None), flash.Door("dense", dense_varlen))
     exact, exact_lse = attend_reference(q, k, v, mask=mask, lengths=lengths)
     assert torch.allclose(out, exact)
     assert torch.allclose(lse, exact_lse)
+    found, right = (torch.autograd.grad(one, (q, k, v), upstream) for one in (out, exact))
+    assert all(torch.allclose(one, other) for one, other in zip(found, right, strict=True))
 
 
 @given(

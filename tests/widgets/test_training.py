@@ -278,7 +278,7 @@ def test_closing_ends_the_thread_and_leaves_nothing(make):
 
 
 def test_the_main_loop_draws_while_it_trains_and_answers(make):
-    async def watch() -> tuple[int, set[int], float]:
+    async def watch() -> tuple[int, set[int], bool]:
         explorer = make(drawn=True, steps=LONG, every=0.1)
         drawn_by = set()
         real = explorer.update
@@ -289,20 +289,18 @@ def test_the_main_loop_draws_while_it_trains_and_answers(make):
 
         explorer.__dict__["update"] = update
         explorer.start()
-        longest = 0.0
         for _ in range(20):
-            began = time.monotonic()
             await asyncio.sleep(0.05)
-            longest = max(longest, time.monotonic() - began - 0.05)
+        training = explorer.running
         explorer.stop()
         await asyncio.sleep(0.3)
         assert "<b>stopped</b>" in explorer.numbers.value
-        return explorer.drawings, drawn_by, longest
+        return explorer.drawings, drawn_by, training
 
-    drawings, drawn_by, longest = asyncio.run(watch())
+    drawings, drawn_by, training = asyncio.run(watch())
     assert drawings >= 3
     assert drawn_by == {threading.get_ident()}
-    assert longest < 2.0  # a busy machine; the loop is never held for the length of the training
+    assert training  # the loop came round twenty times meanwhile: it is not held for the length of the training
 
 
 def test_the_view_holds_one_picture_and_the_figure_shows_curves(make):

@@ -1,9 +1,10 @@
 """`flash`: flash-attention over packed events, through whichever door is installed. CUDA, float16 and bfloat16.
 
-Windows (also with global tokens, without gradients) and no mask. A wrapped window is exact: in every call each event's
-K and V, of n tokens, are extended by circular copies to n + 2h, h = size // 2; under the kernel's bottom-right
-alignment the window (left=2h, right=0) of query i then ends at extended key i + 2h and reaches back to i, which are the
-keys i - h ... i + h of the ring. A ring of at most 2h tokens is attended to as a whole, in a second call.
+Windows (also with global tokens, without gradients) and no mask. A wrapped window is exact in every call. A first call
+has no wrap, which is right for all queries but the first and the last h = size // 2 of an event. Those 2h, in the order
+of the ring, are then asked again for the 4h tokens around the seam: under the kernel's bottom-right alignment the
+window (left=2h, right=0) of query a ends at key a + 2h and reaches back to a, which on the ring are h keys to either
+side. An event of at most 2h tokens sees all of itself, in a third call.
 """
 
 from collections.abc import Callable
@@ -172,57 +173,73 @@ def attend_varlen(call: Call, kernel: Door) -> tuple[Tensor, Tensor]:
     if not isinstance(window, Window):
         return _through(kernel, call, (-1, -1))
     layout, half = call.queries, window.half
-    if not window.wrap:
+    if not window.wrap or half == 0:
         return _through(kernel, call, (half, half))
-    short, rings = layout.cached(("rings", half), lambda: _rings(layout, half))
-    if rings is None:
+    rings = layout.cached(("rings", half), lambda: _rings(layout, half))
+    if rings.seams is None:
         return _through(kernel, call, (-1, -1))
-    if short is None:
-        return _through(kernel, rings.extend(call), (2 * half, 0))
-    out_few, lse_few = _through(kernel, short.extend(call), (-1, -1))
-    out_many, lse_many = _through(kernel, rings.extend(call), (2 * half, 0))
-    place = torch.cat([short.tokens, rings.tokens]).argsort()
-    return torch.cat([out_few, out_many])[place], torch.cat([lse_few, lse_many])[place]
+    out, lse = _through(kernel, call, (half, half))
+    for part, sides in ((rings.seams, (2 * half, 0)), (rings.short, (-1, -1))):
+        if part is not None:
+            few, lse_few = _through(kernel, part.of(call), sides)
+            out, lse = out.index_copy(0, part.tokens, few), lse.index_copy(0, part.tokens, lse_few)
+    return out, lse
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Some events of a batch: their tokens, their layout, and the tokens of their extended keys."""
+    """Some queries of a batch with some keys: their packed tokens, and how many each event has."""
 
     tokens: Tensor
     layout: Layout
-    extended: Tensor
-    extended_layout: Layout
+    keys: Tensor
+    keys_layout: Layout
 
-    def extend(self, call: Call) -> Call:
-        """The call for these events alone, with their extended keys and values."""
-        q, k, v = (call.q[self.tokens], call.k[self.extended], call.v[self.extended])
-        return replace(call, q=q, k=k, v=v, queries=self.layout, keys=self.extended_layout)
+    def of(self, call: Call) -> Call:
+        """The call for these alone."""
+        q, k, v = (call.q.index_select(0, self.tokens), *(x.index_select(0, self.keys) for x in (call.k, call.v)))
+        return replace(call, q=q, k=k, v=v, queries=self.layout, keys=self.keys_layout)
 
 
-def _rings(layout: Layout, half: int) -> tuple[_Part | None, _Part | None]:
-    """Events that the window covers whole, and the others, whose keys are extended by `half` on both sides."""
+@dataclass(frozen=True, eq=False)
+class _Rings:
+    """What a call without a wrap gets wrong: the seams of long events, and events that the window covers whole."""
+
+    seams: _Part | None
+    short: _Part | None
+
+
+def _rings(layout: Layout, half: int) -> _Rings:
     if layout.batch == 1:  # decided by the total, which a traced graph knows too
-        one = torch.ones(1, dtype=torch.bool)
-        return (None, _part(layout, one, half)) if layout.total > 2 * half else (_part(layout, one, 0), None)
-    lengths = layout.lengths
-    long = lengths > 2 * half
-    return _part(layout, ~long, 0), _part(layout, long, half)
+        return _Rings(
+            _seams(layout, torch.zeros(1, dtype=torch.int64), half) if layout.total > 2 * half else None, None
+        )
+    long = layout.lengths > 2 * half
+    seams = _seams(layout, long.nonzero()[:, 0], half) if bool(long.any()) else None
+    return _Rings(seams, _whole(layout, ~long) if bool((layout.lengths[~long] > 0).any()) else None)
 
 
-def _part(layout: Layout, chosen: Tensor, half: int) -> _Part | None:
+def _seams(layout: Layout, events: Tensor, half: int) -> _Part:
+    """The last h and the first h tokens of some events, with twice as many keys on either side of the seam."""
     device = layout.device
-    if layout.batch == 1:
-        tokens, part = torch.arange(layout.total, device=device), layout
-    elif not bool(chosen.any()):
-        return None
-    else:
-        tokens = chosen.to(device)[layout.event].nonzero()[:, 0]
-        part = Layout.of(layout.lengths[chosen], device, total=len(tokens))
-    wide = Layout.of(part.lengths + 2 * half, device, total=part.total + 2 * half * part.batch)
-    length = part.offsets.diff()[wide.event]
-    extended = tokens[part.offsets[wide.event] + (wide.position - half) % length]
-    return _Part(tokens, part, extended, wide)
+    starts, length = layout.offsets[:-1], layout.offsets.diff()
+    if layout.batch > 1:
+        starts, length = starts[events.to(device)], length[events.to(device)]
+
+    def around(reach: int) -> tuple[Tensor, Layout]:
+        place = torch.arange(-reach, reach, device=device)
+        counts = torch.full((len(events),), 2 * reach)
+        tokens = starts[:, None] + place % length[:, None]
+        return tokens.flatten(), Layout.of(counts, device, total=2 * reach * len(events))
+
+    return _Part(*around(half), *around(2 * half))
+
+
+def _whole(layout: Layout, chosen: Tensor) -> _Part:
+    """All tokens of some events."""
+    tokens = chosen.to(layout.device)[layout.event].nonzero()[:, 0]
+    part = Layout.of(layout.lengths[chosen], layout.device, total=len(tokens))
+    return _Part(tokens, part, tokens, part)
 
 
 def _through(kernel: Door, call: Call, window: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -71,12 +71,16 @@ def choose(call: Call, name: str = "auto") -> Backend:
 
 
 def _order(call: Call) -> tuple[str, ...]:
-    """Fastest first: on a CPU blocked sdpa; on a GPU flash-attn-4 for windows, else flex; flash without a mask."""
+    """Fastest first, as `python -m hepattn.bench attention` measures it (bench/RESULTS.md).
+
+    On a CPU blocked sdpa. On a GPU flash without a mask; for windows flash-attn-4, and where it is missing flex forward
+    and flash with a backward to come; flex for all other masks.
+    """
     if call.q.device.type != "cuda":
         return ("sdpa", "flex")
     if call.mask is None:
         return ("flash", "sdpa", "flex") if call.queries.batch > 1 or call.q.dtype in flash.DTYPES else ("sdpa", "flex")
     kernel = flash.door()
-    if isinstance(call.mask, Window) and kernel is not None and kernel.name == "flash-attn-4":
+    if isinstance(call.mask, Window) and kernel is not None and (kernel.name == "flash-attn-4" or call.needs_grad):
         return ("flash", "flex", "sdpa")
     return ("flex", "flash", "sdpa")
