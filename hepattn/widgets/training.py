@@ -24,6 +24,7 @@ from typing_extensions import override
 from hepattn.training.callbacks import RemoteControl, TrainingStopped
 from hepattn.training.data import EventDataModule
 from hepattn.training.module import HitFilterModule, read_checkpoint
+from hepattn.training.openmp import release_workers
 from hepattn.widgets.base import Explorer, choice, log_slider, slider
 from hepattn.widgets.held_out import HeldOut, Judgement
 from hepattn.widgets.training_panels import RUN_OF_LOSSES, TrainingPanels
@@ -166,6 +167,7 @@ class TrainingExplorer(Explorer):
         path = self.checkpoint_path if resume else None
         self._thread = threading.Thread(target=self._train, args=(remote, trainer, module, data, path), daemon=True)
         atexit.register(self.close)
+        release_workers()
         self._thread.start()
         self._ask_to_draw()
 
@@ -351,6 +353,8 @@ class TrainingExplorer(Explorer):
         """Draws the present state now; training waits that long before its next step."""
         with nullcontext() if self._remote is None else self._remote.aside():
             super().draw()
+        if self.running:
+            release_workers()  # whatever a cell has computed meanwhile in this thread
 
     @property
     @override

@@ -182,7 +182,8 @@ def attend_varlen(call: Call, kernel: Door) -> tuple[Tensor, Tensor]:
     for part, sides in ((rings.seams, (2 * half, 0)), (rings.short, (-1, -1))):
         if part is not None:
             few, lse_few = _through(kernel, part.of(call), sides)
-            out, lse = out.index_copy(0, part.tokens, few), lse.index_copy(0, part.tokens, lse_few)
+            place = Tensor.index_copy if call.needs_grad else Tensor.index_copy_  # autograd keeps the first `out`
+            out, lse = place(out, 0, part.tokens, few), place(lse, 0, part.tokens, lse_few)
     return out, lse
 
 

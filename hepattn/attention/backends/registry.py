@@ -74,13 +74,15 @@ def _order(call: Call) -> tuple[str, ...]:
     """Fastest first, as `python -m hepattn.bench attention` measures it (bench/RESULTS.md).
 
     On a CPU blocked sdpa. On a GPU flash without a mask; for windows flash-attn-4, and where it is missing flex forward
-    and flash with a backward to come; flex for all other masks.
+    and flash with a backward to come (but flex for a ring with heads of more than 32 channels); flex for other masks.
     """
     if call.q.device.type != "cuda":
         return ("sdpa", "flex")
     if call.mask is None:
         return ("flash", "sdpa", "flex") if call.queries.batch > 1 or call.q.dtype in flash.DTYPES else ("sdpa", "flex")
     kernel = flash.door()
-    if isinstance(call.mask, Window) and kernel is not None and (kernel.name == "flash-attn-4" or call.needs_grad):
-        return ("flash", "flex", "sdpa")
+    if isinstance(call.mask, Window) and kernel is not None:
+        ring = call.mask.wrap and call.q.shape[-1] > 32
+        if kernel.name == "flash-attn-4" or (call.needs_grad and not ring):
+            return ("flash", "flex", "sdpa")
     return ("flex", "flash", "sdpa")
