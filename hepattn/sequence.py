@@ -6,14 +6,33 @@ says where each ends. Padding and nested tensors exist only at a model's entranc
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "Lengths", "Packed", "run_of"]
+__all__ = ["Layout", "Lengths", "Packed", "Role", "run_of"]
 
 T = TypeVar("T")
+
+
+class Role(IntEnum):
+    """What a token is; a layout's `roles` hold these numbers."""
+
+    HIT = 0
+    """Comes from the data; in a decoder a query, too."""
+    REGISTER = 1
+    """Learned, stands between hits (arXiv:2309.16588, interspersed)."""
+    GLOBAL_REGISTER = 2
+    """Learned, attends to all of its event and is attended by all."""
+    CLS = 3
+    """The same, and read out for the event."""
+
+    @property
+    def title(self) -> str:
+        """Its name in figures: "hit", "register", "global register", "CLS"."""
+        return "CLS" if self is Role.CLS else self.name.lower().replace("_", " ")
 
 
 def _as_lengths(lengths: "Sequence[int] | Tensor") -> Tensor:
@@ -37,11 +56,14 @@ class Layout:
         lengths: `(B,)` int64 on the CPU, tokens of each event.
         offsets: `(B + 1,)` int64 on `device`, the first token of each event, and the total at the end.
         total: T, the number of tokens.
+        roles: `(T,)` uint8 on `device`, the `Role` of each token; None: all are hits. Recorded with every attention
+            call; no kernel reads it.
     """
 
     lengths: Tensor
     offsets: Tensor
     total: int
+    roles: Tensor | None = None
     _cache: dict[object, object] = field(default_factory=dict, repr=False)
     _traced: bool = field(default_factory=torch.compiler.is_compiling, repr=False)
 
@@ -72,6 +94,19 @@ class Layout:
             raise ValueError("inside torch.compile a layout needs the number of tokens: Layout.of(..., total=T)")
         zero = torch.zeros(1, dtype=torch.int64)
         return cls(host, torch.cat([zero, host.cumsum(0)]).to(device), total)
+
+    def entered(self, total: int) -> "Layout":
+        """Inside torch.compile a copy that belongs to the graph, so that `cached` keeps what layers share; else itself.
+
+        Args:
+            total: T as the graph knows it: the length of a packed tensor of these tokens.
+
+        Raises:
+            ValueError: outside of a graph, another number of tokens.
+        """
+        if torch.compiler.is_compiling():
+            return Layout(self.lengths, self.offsets, total)
+        return Layout.of(self, self.device, total=total)
 
     @property
     def device(self) -> torch.device:

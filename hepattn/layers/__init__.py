@@ -3,5 +3,18 @@
 from hepattn.layers.dense import Dense
 from hepattn.layers.norm import LayerNorm, RMSNorm, make_norm
 from hepattn.layers.residual import DropPath, LayerScale, Residual
+from hepattn.layers.tokens import ExtraTokens, Inserted, Role, spread
 
-__all__ = ["Dense", "DropPath", "LayerNorm", "LayerScale", "RMSNorm", "Residual", "make_norm"]
+__all__ = [
+    "Dense",
+    "DropPath",
+    "ExtraTokens",
+    "Inserted",
+    "LayerNorm",
+    "LayerScale",
+    "RMSNorm",
+    "Residual",
+    "Role",
+    "make_norm",
+    "spread",
+]
