@@ -5,6 +5,7 @@ from importlib import import_module
 
 BENCHES = {
     "attention": ("hepattn.bench.attention", "windowed attention on a GPU against FA2, FA4 and global attention"),
+    "experts": ("hepattn.bench.experts", "a mixture of experts against a dense network of the same active width"),
     "local-cpu": ("hepattn.bench.local_cpu", "windowed attention on a CPU against dense-mask SDPA and flex"),
     "masks": ("hepattn.bench.masks", "block masks from intervals against create_block_mask"),
     "simulate": ("hepattn.bench.simulate", "seconds an event of the simulator, and its events against TrackML's"),

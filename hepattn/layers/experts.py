@@ -120,25 +120,27 @@ _product.register_autograd(_product_backward, setup_context=_save)
 _outer.register_autograd(_outer_backward, setup_context=_save)
 
 
-class _Rows(torch.autograd.Function):
+@torch.library.custom_op("hepattn::rows", mutates_args=())
+def _rows(x: Tensor, index: Tensor, back: Tensor) -> Tensor:  # noqa: ARG001
     """`x[index]`, whose gradient is gathered, too, not scattered: no atomics, so the same sums at every run.
 
     `back` (rows of x, k) says which rows of the result each row of x became.
     """
+    return x.index_select(0, index)
 
-    @staticmethod
-    def forward(x: Tensor, index: Tensor, back: Tensor) -> Tensor:  # noqa: ARG004
-        return x.index_select(0, index)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
-        ctx.save_for_backward(inputs[2])
+def _rows_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (back,) = ctx.saved_tensors
+    rows = grad.index_select(0, back.flatten())
+    return (rows if back.shape[1] == 1 else rows.unflatten(0, back.shape).sum(1)), None, None
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (back,) = ctx.saved_tensors
-        rows = grad.index_select(0, back.flatten())
-        return (rows if back.shape[1] == 1 else rows.unflatten(0, back.shape).sum(1)), None, None
+
+def _save_back(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG001
+    ctx.save_for_backward(inputs[2])
+
+
+_rows.register_fake(lambda x, index, back: x.new_empty(index.shape[0], x.shape[1]))  # noqa: ARG005
+_rows.register_autograd(_rows_backward, setup_context=_save_back)
 
 
 # -- the layer ---------------------------------------------------------------------------------------------------------
@@ -307,7 +309,7 @@ class Experts(nn.Module):
         offsets = torch.searchsorted(expert, every, right=True, out_int32=True)
         member = None if self.input_bias is None else self._member(expert).to(dtype)
 
-        rows = _Rows.apply(x, order // self.top_k, back.view(chosen.shape))
+        rows = _rows(x, order // self.top_k, back.view(chosen.shape))
         hidden = _linear(rows, self.input.to(dtype), self.input_bias, offsets, member)
         if self.gated:
             gate, value = hidden.chunk(2, dim=-1)
@@ -315,7 +317,7 @@ class Experts(nn.Module):
         else:
             hidden = self._act(hidden)
         rows = _linear(hidden, self.output.to(dtype), self.output_bias, offsets, member)
-        found = _Rows.apply(rows, back, order.unsqueeze(1)).unflatten(0, chosen.shape)
+        found = _rows(rows, back, order.unsqueeze(1)).unflatten(0, chosen.shape)
         terms = [weight * term for weight, term in zip(weights.unsqueeze(-1).unbind(1), found.unbind(1), strict=True)]
         return reduce(torch.add, terms).to(dtype), losses
 

@@ -3,9 +3,12 @@
 import json
 
 import numpy as np
+import torch
 
 from hepattn.bench.__main__ import BENCHES, main
+from hepattn.bench.experts import loop
 from hepattn.bench.measure import peak_memory, time_all
+from hepattn.layers import Experts
 
 
 def test_without_a_name_it_lists_them(capsys):
@@ -22,6 +25,22 @@ def test_masks_prints_both_sides_and_writes_them(capsys, tmp_path):
     rows = json.loads(path.read_text())["rows"]
     assert [row["side"] for row in rows] == ["hepattn, cold", "hepattn, kept", "create_block_mask"]
     assert all(row["side"] in printed and row["milliseconds"] > 0 for row in rows)
+
+
+def test_experts_prints_every_side_and_writes_them(capsys, tmp_path):
+    path = tmp_path / "experts.json"
+    options = ["--tokens", "64", "--dim", "16", "--experts", "4", "--rounds", "1", "--json", str(path)]
+    assert main(["experts", "--device", "cpu", *options]) == 0
+    printed = capsys.readouterr().out
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["side"] for row in rows] == 2 * ["hepattn experts", "dense", "loop over experts"]
+    assert all(row["side"] in printed and row["milliseconds"] > 0 for row in rows)
+
+
+def test_the_loop_that_experts_are_measured_against_is_the_same_layer():
+    torch.manual_seed(0)
+    layer, x = Experts(16, experts=4, bias=False), torch.randn(50, 16)
+    assert torch.allclose(loop(layer, x), layer(x)[0], atol=1e-5)
 
 
 def test_sides_take_turns_after_a_warm_up():
