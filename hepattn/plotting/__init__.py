@@ -5,6 +5,7 @@ No pyplot and no global state: a notebook shows the figure that a cell ends with
 
 from hepattn.plotting.agreement import kernel_answers, kernel_costs, kernel_errors
 from hepattn.plotting.attention import attention_maps, attention_rows, attention_seam
+from hepattn.plotting.encodings import encoding_hits, encoding_planes, encoding_similarity, encoding_waves
 from hepattn.plotting.events import attended, event
 from hepattn.plotting.masks import block_sizes, blocks, mask
 from hepattn.plotting.occupancy import composition, hits_per_particle, occupancy
@@ -26,6 +27,10 @@ __all__ = [
     "composition",
     "curves",
     "efficiency",
+    "encoding_hits",
+    "encoding_planes",
+    "encoding_similarity",
+    "encoding_waves",
     "event",
     "hits_per_particle",
     "kept",

@@ -26,7 +26,9 @@ from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import style
 from hepattn.plotting.attention_numbers import change, preference
 from hepattn.plotting.attention_panels import MapPanel
-from hepattn.plotting.attention_pattern import layer_pattern
+from hepattn.plotting.attention_pattern import layer_pattern, turn
+from hepattn.plotting.encoding_numbers import encode, encoding, similarity
+from hepattn.plotting.encodings import wave_image
 from hepattn.plotting.events import View, attended, event
 from hepattn.plotting.masks import blocks, mask
 from hepattn.plotting.ordering import WINDOWS, BlockMapPanel
@@ -141,6 +143,18 @@ def before_and_after() -> Figure:
     return figure
 
 
+def positional_encodings() -> Figure:
+    """Thumbnail 04: waves of a plain and a periodic encoding, and how alike they make directions across φ = ±π."""
+    figure, (plain, closed, across) = small(3, aspect=0.36)
+    away = np.linspace(-0.5, 0.5, 401)
+    for panel, kind, colour in ((plain, "sinusoidal", style.VERMILLION), (closed, "periodic_fourier", style.BLUE)):
+        of = encoding(kind, 32)
+        wave_image(panel, encode(of, np.linspace(-np.pi, np.pi, 2001)))
+        across.plot(away, similarity(of, [3.08], turn(3.08 + away))[0], color=colour)
+    across.axvline(np.pi - 3.08, color=style.BLACK, linestyle="--", linewidth=1)
+    return figure
+
+
 def masks() -> Figure:
     """Thumbnail 05: a wrapped window in blocks, alone, with a global token, and of several events."""
     figure, panels = small(3, aspect=0.36)
@@ -209,6 +223,7 @@ THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "01": event_and_hits,
     "02": kernels_agree,
     "03": before_and_after,
+    "04": positional_encodings,
     "05": masks,
     "06": local_against_global,
     "07": ordering,

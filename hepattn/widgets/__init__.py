@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from hepattn.widgets.attention import AttentionExplorer
 from hepattn.widgets.base import Explorer, choice, slider
+from hepattn.widgets.encodings import EncodingExplorer
 from hepattn.widgets.events import EventExplorer
 from hepattn.widgets.kernels import KernelExplorer
 from hepattn.widgets.masks import MaskExplorer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttentionExplorer",
+    "EncodingExplorer",
     "EventExplorer",
     "Explorer",
     "KernelExplorer",
