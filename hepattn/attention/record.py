@@ -35,6 +35,19 @@ class AttentionCall:
     kv_layout: Layout
     bias: DistanceBias | None = None
 
+    @property
+    def roles(self) -> Tensor | None:
+        """(Tq,) uint8, what each query is, see `hepattn.sequence.Role`; None: no learned tokens stand among them.
+
+        A model tells it by its layout (`Layout.roles`), as `hepattn.layers.ExtraTokens` does.
+        """
+        return self.layout.roles
+
+    @property
+    def kv_roles(self) -> Tensor | None:
+        """(Tk,) uint8, the same of each key."""
+        return self.kv_layout.roles
+
 
 Listener = Callable[[Tensor, Tensor, Mask | None, Layout, Layout, DistanceBias | None], None]
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
 
 from hepattn.plotting import style
 from hepattn.plotting.attention_numbers import across, change, preference
@@ -27,7 +28,7 @@ def attention_maps(
     half: float = math.pi,
     limit: float = 16,
 ) -> Figure:
-    """Maps of attention between bins of φ, side by side.
+    """Maps of attention between bins of φ, side by side; learned tokens in strips beyond, with their names.
 
     Args:
         patterns: Title -> pattern.
@@ -35,7 +36,7 @@ def attention_maps(
         bins: Bins of φ.
         difference: With two patterns a third panel: log2 of the second over the first, that is the difference of
             their colours; 0 = the same.
-        every: Take every so many-th query, for long events.
+        every: Take every so many-th query (of each kind of token), for long events.
         centre: Middle of the range of φ, rad; a range may run across ±π.
         half: Half of that range, rad; π: the full turn.
         limit: Colours run from 1 / limit to limit, times attention to all keys alike that the mask allows.
@@ -51,21 +52,26 @@ def attention_maps(
     count = len(patterns) + difference
     figure, axes = style.canvas(count, width=4.5 if count < 4 else 3.3, height=4.5 if count < 4 else 4.0)
     with style.context():
-        maps, panels = [], []
+        maps, panels, kinds = [], [], []
         for ax, (title, pattern) in zip(axes, patterns.items(), strict=False):
-            rows = torch.arange(0, len(pattern.q), every)
+            rows = pattern.sampled(every)
             maps.append(preference(pattern, bins, head, rows=rows, centre=centre, half=half))
+            kinds.append(pattern.kinds)
             panels.append(MapPanel(ax, title, bins=bins, queries=pattern.rows_drawn, limit=limit))
         map_bar(figure, panels[0].image, axes[: len(patterns)])
         if difference:
-            maps.append(change(*maps))
-            panels.append(MapPanel(axes[-1], "difference", bins=bins, queries=pattern.rows_drawn, change=True))
+            alike = kinds[0] == kinds[1]
+            maps.append(change(*(one if alike else _hits_alone(one, bins, pattern) for one in maps)))
+            kinds.append(kinds[0] if alike else ())
+            title = "difference" if alike else "difference, hits alone"
+            panels.append(MapPanel(axes[-1], title, bins=bins, queries=pattern.rows_drawn, change=True))
             change_bar(figure, panels[-1].image, axes[-1])
-        for panel, values in zip(panels, maps, strict=True):
-            panel.frame(centre, half)
+        for panel, values, of in zip(panels, maps, kinds, strict=True):
+            panel.frame(centre, half, of)
             panel.show(values)
-        for panel in panels[1:]:
-            panel.bare()
+        for panel, of in zip(panels[1:], kinds[1:], strict=True):
+            if of == kinds[0]:
+                panel.bare()
     return figure
 
 
@@ -76,7 +82,8 @@ def attention_rows(
 
     Args:
         patterns: Title -> pattern, of the same event; at most seven.
-        row: Position of the query in φ order (`Pattern.nearest` finds one).
+        row: Position of the query in the first pattern's sequence, in φ order (`Pattern.nearest` finds one). Where
+            patterns differ in learned tokens, each is asked for the same hit.
         head: One head, or None for the mean of all.
         reach: |Δφ| up to which the last panel goes, rad.
 
@@ -84,22 +91,20 @@ def attention_rows(
         The figure: one x-y panel a pattern, and the panel of Δφ.
 
     Raises:
-        ValueError: There is no such query.
+        ValueError: There is no such query, or it is a learned token.
     """
     chosen = list(patterns.values())
-    for pattern in chosen:
-        if not 0 <= row < len(pattern.q):
-            raise ValueError(f"query {row} is not one of the {len(pattern.q)} of {pattern.name!r}")
+    rows = [_same_query(chosen[0], pattern, row) for pattern in chosen]
     figure, axes = style.canvas(len(chosen) + 1, width=4.6, height=5.6, ratios=[1.0] * len(chosen) + [1.1])
     with style.context():
-        for ax, (title, pattern) in zip(axes, patterns.items(), strict=False):
-            DetectorPanel(ax, title).show(pattern, row, head)
+        for ax, (title, pattern), place in zip(axes, patterns.items(), rows, strict=False):
+            DetectorPanel(ax, title).show(pattern, place, head)
         angles = AnglePanel(axes[-1], list(patterns), style.CYCLE[: len(chosen)], reach=reach)
-        angles.show(chosen, [row] * len(chosen), head)
+        angles.show(chosen, rows, head)
         for ax in axes[1:-1]:
             ax.set_ylabel("")
         mark_legend(figure, own=bool(chosen[0].mine(row).any()))
-        figure.suptitle(f"the query at φ = {chosen[0].query_phi[row]:.2f} rad, {len(chosen[0].k):,} hits")
+        figure.suptitle(f"the query at φ = {chosen[0].query_phi[row]:.2f} rad, {chosen[0].is_hit.sum():,} hits")
     return figure
 
 
@@ -145,6 +150,28 @@ def attention_seam(
         ax.set_title(f"queries within {width} rad below φ = +π")
         figure.legend(loc="outside right upper", title="(across the seam\n / on this side)")
     return figure
+
+
+def _hits_alone(values: NDArray[np.float64], bins: int, pattern: Pattern) -> NDArray[np.float64]:
+    """A map without the rows and columns of learned tokens."""
+    return values[:bins, :bins] if pattern.hits else values[:, :bins]
+
+
+def _same_query(first: Pattern, pattern: Pattern, row: int) -> int:
+    """Where the query at `row` of the first pattern stands in another of the same event."""
+    if not 0 <= row < len(first.q):
+        raise ValueError(f"query {row} is not one of the {len(first.q)} of {first.name!r}")
+    if not first.hits:
+        places = np.arange(len(pattern.q))
+        place = row
+    elif not first.is_hit[row]:
+        raise ValueError(f"query {row} of {first.name!r} is a learned token, no hit: it has no place on the detector")
+    else:
+        places = np.flatnonzero(pattern.is_hit)
+        place = int(first.is_hit[:row].sum())
+    if place >= len(places):
+        raise ValueError(f"query {place} is not one of the {len(places)} of {pattern.name!r}")
+    return int(places[place])
 
 
 def _plain(value: float, _: int) -> str:

@@ -16,8 +16,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from hepattn.plotting import style
-from hepattn.plotting.attention_numbers import STRONGEST, strongest
+from hepattn.plotting.attention_numbers import STRONGEST, shares, strongest
 from hepattn.plotting.attention_pattern import Pattern, turn
+from hepattn.sequence import Role
 
 __all__ = ["AFTER", "BEFORE", "AnglePanel", "DetectorPanel", "MapPanel", "change_bar", "map_bar", "mark_legend"]
 
@@ -26,11 +27,17 @@ REACHES = (400.0, 1100.0)
 
 TICKS = ([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
 
+NAME_SIZE = 9.5
+"""Points: names of learned tokens beside a map."""
+
 OWN, OTHER, BEFORE, AFTER = style.VERMILLION, style.SKY, style.GREY, style.BLUE
 
 
 class MapPanel:
-    """A map of attention between bins of φ, on a logarithmic scale around 1 = attention to all keys alike."""
+    """A map of attention between bins of φ, on a logarithmic scale around 1 = attention to all keys alike.
+
+    Learned tokens stand in strips beyond the range of φ, a strip a kind, with their names at the axes.
+    """
 
     def __init__(
         self,
@@ -43,7 +50,8 @@ class MapPanel:
         change: bool = False,
     ) -> None:
         self.ax = ax
-        self.queries = queries
+        self.bins, self.queries = bins, queries
+        self.kinds: tuple[Role, ...] = ()
         norm = Normalize(-4, 4) if change else LogNorm(1 / limit, limit)
         self.image = ax.imshow(
             np.full((queries or bins, bins), np.nan),
@@ -63,23 +71,39 @@ class MapPanel:
         self.centre, self.half = math.nan, math.nan
         self.frame(0.0, math.pi)
 
-    def frame(self, centre: float, half: float) -> None:
-        """The range of φ that the map covers; of queries that are no hits always the full turn."""
-        if (centre, half) == (self.centre, self.half):
+    def frame(self, centre: float, half: float, kinds: Sequence[Role] = ()) -> None:
+        """The range of φ that the map covers; of queries that are no hits always the full turn.
+
+        Args:
+            centre: rad.
+            half: rad.
+            kinds: Of learned tokens, whose rows and columns follow those of φ in what is shown (`Pattern.kinds`).
+        """
+        if (centre, half, tuple(kinds)) == (self.centre, self.half, self.kinds):
             return
-        self.centre, self.half = centre, half
+        self.centre, self.half, self.kinds = centre, half, tuple(kinds)
         low, high = centre - half, centre + half
-        bottom, top = low, high
+        width, strips = (high - low) / self.bins, _strips(self.bins, len(kinds))
+        right = high + width * len(strips)
+        bottom, top = low, right
         if self.queries is not None:  # they stand at -π, -π + 2π / Q ...: in the middle of rows
             bottom, top = -np.pi - np.pi / self.queries, np.pi - np.pi / self.queries
-        self.image.set_extent((low, high, bottom, top))
+        self.image.set_extent((low, right, bottom, top))
+        names = [kind.title for kind in kinds]
+        middles = [high + width * (strips.index(i) + _thick(self.bins) / 2) for i in range(len(kinds))]
         for axis, whole in ((self.ax.xaxis, half == math.pi), (self.ax.yaxis, half == math.pi or self.queries)):
-            if whole:
-                axis.set_ticks(*TICKS)
-            else:
-                ticks = np.round(centre + half * np.array([-0.8, -0.4, 0, 0.4, 0.8]), 2)
-                axis.set_ticks(ticks, [f"{tick:.2f}" for tick in ticks])
-        self.ax.set_xlim(low, high)
+            ticks, words = TICKS
+            if not whole:
+                ticks = [round(centre + half * share, 2) for share in (-0.8, -0.4, 0, 0.4, 0.8)]
+                words = [f"{tick:.2f}" for tick in ticks]
+            if axis is self.ax.xaxis or self.queries is None:
+                ticks, words = [*ticks, *middles], [*words, *names]
+            axis.set_ticks(ticks, words)
+        for word in [*self.ax.get_xticklabels(), *self.ax.get_yticklabels()]:
+            word.set_fontsize(NAME_SIZE if word.get_text() in names else style.RC["xtick.labelsize"])
+        for word in self.ax.get_xticklabels():
+            word.set_rotation(90 if word.get_text() in names else 0)
+        self.ax.set_xlim(low, right)
         self.ax.set_ylim(bottom, top)
 
     def bare(self) -> None:
@@ -88,7 +112,9 @@ class MapPanel:
         self.ax.tick_params(axis="y", labelleft=False)
 
     def show(self, values: NDArray[np.float64], title: str | None = None, at: float | None = None) -> None:
-        """Shows a map; `at`: φ of a query that is marked by a line."""
+        """Shows a map, whose shape is that of `binned`; `at`: φ of a query that is marked by a line."""
+        if self.kinds:
+            values = _with_strips(values, self.bins, len(self.kinds), rows=self.queries is None)
         self.image.set_data(values)
         if title is not None:
             self.ax.set_title(title)
@@ -98,7 +124,10 @@ class MapPanel:
 
 
 class DetectorPanel:
-    """One query's attention in the x-y plane: lines to the keys that it looks at most, its own particle ringed."""
+    """One query's attention in the x-y plane: lines to the hits that it looks at most, its own particle ringed.
+
+    Learned tokens have no place there: what they get is written in a corner.
+    """
 
     def __init__(self, ax: Axes, title: str) -> None:
         self.ax = ax
@@ -107,7 +136,9 @@ class DetectorPanel:
         ax.add_collection(self.lines)
         self.rings = ax.scatter([], [], s=55, facecolors="none", edgecolors=style.BLACK, linewidths=1.1, zorder=3)
         self.star = ax.scatter([], [], s=150, c=style.ORANGE, marker="*", edgecolors="black", linewidths=0.6, zorder=4)
-        self.moving = [self.hits, self.lines, self.rings, self.star]
+        self.note = ax.text(0.02, 0.98, "", transform=ax.transAxes, va="top", fontsize=11, zorder=5)
+        self.note.set_bbox({"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 2})
+        self.moving = [self.hits, self.lines, self.rings, self.star, self.note]
         """What `show` moves, the last on top."""
         ax.set_aspect("equal", adjustable="box")
         ax.set_xlabel("x [mm]")
@@ -115,12 +146,20 @@ class DetectorPanel:
         ax.set_title(title)
 
     def show(self, pattern: Pattern, row: int, head: int | None, title: str | None = None) -> None:
-        """Shows the attention of query `row`."""
-        weights, keys = (found.numpy()[::-1] for found in strongest(pattern, row, head=head))  # the strongest on top
-        if pattern.hits:
-            weights, keys = weights[keys != row], keys[keys != row]
+        """Shows the attention of query `row`.
+
+        Raises:
+            ValueError: the query is a learned token.
+        """
+        if np.isnan(pattern.query_xy[row]).any():
+            raise ValueError(f"query {row} is a learned token and has no place on the detector: choose a hit")
+        found = strongest(pattern, row, head=head, only_hits=True)
+        weights, keys = (one.numpy()[::-1] for one in found)  # the strongest on top
+        self.note.set_text(share_words(shares(pattern, head, rows=[row])))
+        drawn = (weights > 0) & (keys != row if pattern.hits else True)  # a window may hold fewer
+        weights, keys = weights[drawn], keys[drawn]
         mine = pattern.mine(row)
-        self.hits.set_offsets(pattern.key_xy)
+        self.hits.set_offsets(pattern.key_xy[pattern.is_hit])
         self.rings.set_offsets(pattern.key_xy[mine])
         self.star.set_offsets(pattern.query_xy[row])
         start = np.broadcast_to(pattern.query_xy[row], (len(keys), 2))
@@ -179,7 +218,7 @@ def mark_legend(figure: Figure, *, own: bool = True) -> None:
     """The marks of `DetectorPanel` under a figure; `own`: queries have particles."""
     handles = [
         Line2D([], [], linestyle="", marker="*", markersize=13, color=style.ORANGE, label="the query"),
-        Line2D([], [], color=OTHER, label=f"its {STRONGEST} strongest keys; wide and dark: more attention"),
+        Line2D([], [], color=OTHER, label=f"its {STRONGEST} strongest hits; wide and dark: more attention"),
     ]
     if own:
         handles[1:1] = [
@@ -189,6 +228,30 @@ def mark_legend(figure: Figure, *, own: bool = True) -> None:
             Line2D([], [], color=OWN, label="to its own particle"),
         ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
+
+
+def share_words(found: dict[Role, float]) -> str:
+    """Shares of attention in words: "registers 12 %, CLS 3 %"."""
+    words = {kind: kind.title if kind is Role.CLS else f"{kind.title}s" for kind in found}
+    return ", ".join(f"{words[kind]} {100 * share:.{0 if share >= 0.01 else 2}f} %" for kind, share in found.items())
+
+
+def _thick(bins: int) -> int:
+    """Bins of φ that are as wide as a strip."""
+    return max(1, bins // 16)
+
+
+def _strips(bins: int, kinds: int) -> list[int]:
+    """What stands beyond the bins of φ, in their width: for each kind a gap (-1) and its strip; none without kinds."""
+    strips = [one for kind in range(kinds) for one in [-1, *[kind] * _thick(bins)]]
+    return [*[-1] * (_thick(bins) // 2), *strips] if kinds else []
+
+
+def _with_strips(values: NDArray[np.float64], bins: int, kinds: int, *, rows: bool) -> NDArray[np.float64]:
+    """The map with wide strips for learned tokens, and gaps (NaN) before them."""
+    index = np.array([*range(bins), *[bins + kind if kind >= 0 else -1 for kind in _strips(bins, kinds)]])
+    wide = np.where(index >= 0, values[:, index], np.nan)
+    return np.where(index[:, None] >= 0, wide[index], np.nan) if rows else wide
 
 
 def map_bar(figure: Figure, image: AxesImage, axes: Sequence[Axes]) -> None:

@@ -1,7 +1,8 @@
 """`Pattern`: the queries and keys of one attention layer on one event, of an untrained layer or of a hit filter.
 
 Never the weights of all pairs: these are computed a few rows at a time, so that 100,000 hits are as drawable as 2,000.
-Everything is in φ order; angles in rad, lengths in mm.
+Everything is in φ order; angles in rad, lengths in mm. Learned tokens among the hits (registers, CLS) keep their places
+in the sequence and their names; they have no φ and no place on the detector: NaN.
 """
 
 import math
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hepattn.attention.module import Attention, record_attention
+from hepattn.attention.module import Attention, AttentionCall, record_attention
 from hepattn.attention.weights import attention_weights
 from hepattn.data.features import hit_features
 from hepattn.data.schema import Event
@@ -22,8 +23,9 @@ from hepattn.encodings import Encoding, make_encoding
 from hepattn.masks import Mask
 from hepattn.masks.base import Place, Span
 from hepattn.models.hit_filter import HitFilter
+from hepattn.sequence import Role
 
-__all__ = ["Pattern", "filter_patterns", "layer_pattern", "phi_encoding", "turn"]
+__all__ = ["Pattern", "call_pattern", "filter_patterns", "layer_pattern", "phi_encoding", "turn"]
 
 CONTENT = ("r", "z", "eta", "theta", "size_u", "size_v", "log_charge")
 """Features of a hit that don't tell its φ: what an untrained layer knows of it without an encoding."""
@@ -46,13 +48,13 @@ class Pattern:
     k: Tensor
     """(Nk, H, D)."""
     query_phi: NDArray[np.floating[Any]]
-    """(Nq,) rad, ascending."""
+    """(Nq,) rad, ascending; NaN: a learned token."""
     key_phi: NDArray[np.floating[Any]]
-    """(Nk,) rad, ascending."""
+    """(Nk,) rad, ascending; NaN: a learned token."""
     query_xy: NDArray[np.floating[Any]]
-    """(Nq, 2) mm; a query that is no hit stands outside the detector, in its direction."""
+    """(Nq, 2) mm; a query of cross-attention stands outside the detector, in its direction."""
     key_xy: NDArray[np.floating[Any]]
-    """(Nk, 2) mm."""
+    """(Nk, 2) mm; NaN: a learned token."""
     query_particle: NDArray[np.integer[Any]]
     """(Nq,) the particle of a query; -1: none, or not known."""
     key_particle: NDArray[np.integer[Any]]
@@ -60,12 +62,24 @@ class Pattern:
     mask: Mask | None = None
     """Who may look at whom; None: all at all."""
     hits: bool = True
-    """True: query i and key i are the same hit. False: cross-attention."""
+    """True: query i and key i are the same hit (or learned token). False: cross-attention."""
+    roles: NDArray[np.integer[Any]] | None = None
+    """(Nk,) the `Role` of each key, and where `hits` of each query; None: all are hits."""
 
     @property
     def heads(self) -> int:
         """H."""
         return self.q.shape[1]
+
+    @property
+    def is_hit(self) -> NDArray[np.bool_]:
+        """(Nk,) True: the key is a hit, and no learned token."""
+        return np.ones(len(self.k), dtype=bool) if self.roles is None else self.roles == Role.HIT
+
+    @property
+    def kinds(self) -> tuple[Role, ...]:
+        """The kinds of learned tokens among the keys."""
+        return tuple(kind for kind in Role if kind != Role.HIT and self.roles is not None and kind in self.roles)
 
     @property
     def rows_drawn(self) -> int | None:
@@ -121,7 +135,14 @@ class Pattern:
 
     def nearest(self, phi: float) -> int:
         """Position of the query whose direction is nearest to phi (rad), around the full turn."""
-        return int(np.abs(turn(self.query_phi - phi)).argmin())
+        return int(np.nanargmin(np.abs(turn(self.query_phi - phi))))
+
+    def sampled(self, every: int) -> Tensor:
+        """Positions of every so many-th query; of each kind of token, so that none is missed. Ascending."""
+        if self.roles is None or not self.hits:
+            return torch.arange(0, len(self.q), every)
+        each = [np.flatnonzero(self.roles == kind)[::every] for kind in (Role.HIT, *self.kinds)]
+        return torch.from_numpy(np.sort(np.concatenate(each)))
 
     def uniform(self) -> Self:
         """The same mask without any preference: the random baseline of every number."""
@@ -248,15 +269,43 @@ def filter_patterns(net: HitFilter, event: Event, *, encoded: bool = True, name:
         net.train(training)
         if taken is not None:
             taken.remove()
-    return [
-        _pattern(f"{name}, layer {i}", call.q.float().cpu(), call.k.float().cpu(), keys, keys, call.mask)
-        for i, call in enumerate(calls, start=1)
-    ]
+    return [_of_call(f"{name}, layer {i}", call, keys) for i, call in enumerate(calls, start=1)]
+
+
+def call_pattern(call: AttentionCall, event: Event, name: str | None = None) -> Pattern:
+    """Attention of a recorded call of self-attention on one event, whose hits the model had in φ order.
+
+    Args:
+        call: From `hepattn.record_attention`; learned tokens are known by the call's `roles`.
+        event: The hits that the model saw, in any order.
+        name: For titles; None: the call's.
+
+    Raises:
+        ValueError: The call is of several events, of cross-attention, has a distance bias (which a pattern does not
+            draw), or has another number of hits.
+    """
+    return _of_call(name or call.name, call, _hits(event))
+
+
+def _of_call(name: str, call: AttentionCall, hits: "_Tokens") -> Pattern:
+    if call.layout.batch != 1 or call.kv_layout is not call.layout or call.bias is not None:
+        raise ValueError(
+            f"a pattern is drawn of self-attention in one event, without a distance bias; {call.name} was recorded "
+            f"with {call.layout.batch} events, {'a' if call.bias is not None else 'no'} bias, and "
+            f"{'itself' if call.kv_layout is call.layout else 'another sequence'} for its keys"
+        )
+    roles = None if call.roles is None else call.roles.cpu().numpy()
+    found = len(call.q) if roles is None else int((roles == Role.HIT).sum())
+    if found != len(hits.phi):
+        raise ValueError(f"{call.name} was recorded with {found} hits, and the event has {len(hits.phi)}")
+    tokens = hits if roles is None else _among(hits, roles)
+    pattern = _pattern(name, call.q.float().cpu(), call.k.float().cpu(), tokens, tokens, call.mask)
+    return replace(pattern, roles=roles)
 
 
 @dataclass(frozen=True, eq=False)
 class _Tokens:
-    """Hits, or directions, in φ order. `order`: indices in the event."""
+    """Hits, or directions, in φ order. `order`: indices in the event; -1: a learned token."""
 
     phi: NDArray[np.floating[Any]]
     xy: NDArray[np.floating[Any]]
@@ -269,6 +318,15 @@ def _hits(event: Event) -> _Tokens:
     owner = np.full(len(order), -1) if event.hits.particle is None else event.hits.particle[order]
     xy = np.stack([event.hits.x, event.hits.y], axis=1)[order]
     return _Tokens(event.hits.phi[order], xy, owner.astype(np.int64), order)
+
+
+def _among(hits: _Tokens, roles: NDArray[np.integer[Any]]) -> _Tokens:
+    """The hits at their places among learned tokens, which have no φ, place or particle."""
+    at = roles == Role.HIT
+    phi, xy = np.full(len(roles), np.nan), np.full((len(roles), 2), np.nan)
+    particle, order = np.full(len(roles), -1), np.full(len(roles), -1)
+    phi[at], xy[at], particle[at], order[at] = hits.phi, hits.xy, hits.particle, hits.order
+    return _Tokens(phi, xy, particle, order)
 
 
 def _directions(count: int, keys: _Tokens) -> _Tokens:

@@ -140,7 +140,7 @@ class AttentionExplorer(Explorer):
         centre = 0.0 if self.zoom == math.pi else at
         maps = [self._map(one, head, centre) for one in (before, after)]
         for panel, values in zip(self.maps, [*maps, change(*maps)], strict=True):
-            panel.frame(centre, self.zoom)
+            panel.frame(centre, self.zoom, after.kinds)
             panel.show(values, at=at)
         self.detector.show(after, row, head)
         self.angles.show([before, after], [row, row], head)
@@ -225,7 +225,8 @@ class AttentionExplorer(Explorer):
             f"<tr><th></th><th colspan=4>this {who}, φ = {after.query_phi[row]:.3f}</th>"
             f"<th colspan=4>mean over the event's queries</th></tr>"
         )
-        note = f"{len(after.k):,} hits: log₂ n = {math.log2(len(after.k)):.1f} bits."
+        among = f", {len(after.k):,} tokens" if after.kinds else ""
+        note = f"{after.is_hit.sum():,} hits{among}: log₂ n = {math.log2(len(after.k)):.1f} bits."
         if self.layer not in {"free", "tied"}:
             note += (
                 " The filter has encodings of its own (φ, η, r); encoding, α and base change nothing here. Before: "
