@@ -48,7 +48,7 @@ class EncodingExplorer(Explorer):
     def __init__(self, kind: str = "sinusoidal") -> None:
         if kind not in KINDS:
             raise ValueError(f"kind is one of {', '.join(map(repr, KINDS))}, not {kind!r}")
-        figure, (curve, waves) = style.canvas(2, width=5.6, height=4.4, ratios=[1.2, 1.0])
+        figure, (curve, waves) = style.canvas(2, width=5.6, height=4.6, ratios=[1.2, 1.0])
         with style.context():
             (self.mean,) = curve.plot([], [], color=style.FAINT, linewidth=5.0, label="mean of 24 directions")
             (self.line,) = curve.plot([], [], color=style.BLUE, linewidth=1.4, label="from the reference φ")
@@ -59,11 +59,11 @@ class EncodingExplorer(Explorer):
             self.image = wave_image(waves, np.zeros((POINTS, 2)))
             angle_axis(waves, "φ [rad]")
             waves.set_ylabel("channel")
-            waves.set_title("waves")
             (self.mark,) = waves.plot([], [], marker="v", color=style.BLUE, markersize=11, clip_on=False, linestyle="")
             (self.at,) = waves.plot([], [], color="white", linewidth=1.0, linestyle=":")
             figure.colorbar(self.image, ax=waves, label="value", ticks=[-1, 0, 1])
             figure.legend(handles=[self.line, self.mean, self.seam], loc="outside lower center", ncols=3)
+            self.title = figure.suptitle("one")
         self.curve, self.waves = curve, waves
         self._setting, self._kind = False, kind
         self._known: tuple[tuple[float | str, ...], Likeness] | None = None
@@ -80,7 +80,7 @@ class EncodingExplorer(Explorer):
                 "reference": slider("reference φ [rad]", 2.6, -3.14, 3.14, 0.01),
                 "half": slider("|Δφ| up to [rad]", 3.14, 0.02, 3.14, 0.01),
             },
-            moving=[self.mean, self.line, self.seam, self.image, self.at, self.mark],
+            moving=[self.mean, self.line, self.seam, self.image, self.at, self.mark, self.title],
             dpi=80,
         )
 
@@ -93,14 +93,14 @@ class EncodingExplorer(Explorer):
         key = (self.kind, self.channels, self.alpha, self.base, self.scale, self.seed)
         if self._known is None or self._known[0] != key:
             of = self.encoding()
-            away, alike = around(of)
+            away, alike = known = around(of)
             self.mean.set_data(away, alike.mean(axis=0))
             values = encode(of, np.linspace(-math.pi, math.pi, POINTS))
             bottom = self.channels - 0.5
             self.image.set_data(values.T)
             self.image.set_extent((-math.pi, math.pi, bottom, -0.5))
             self.waves.set_ylim(bottom, -0.5)
-            self._known = key, measure(of)
+            self._known = key, measure(of, known=known)
         return self._known[1]
 
     def _follow(self) -> None:
@@ -134,7 +134,7 @@ class EncodingExplorer(Explorer):
         self.seam.set_visible(abs(seam) <= half)
         with style.context():
             angle_axis(self.curve, "Δφ [rad]", half)
-            self.curve.set_title(f"{self.kind}, d = {self.channels}, from φ = {self.reference:.2f} rad")
+        self.title.set_text(f"{self.kind}, d = {self.channels}, from φ = {self.reference:.2f} rad")
         bottom = self.channels - 0.5
         self.at.set_data([self.reference] * 2, [bottom, -0.5])
         self.mark.set_data([self.reference], [-0.5])

@@ -29,6 +29,7 @@ def test_curves_waves_and_numbers_are_those_of_the_encoding(kind):
     waves = np.asarray(explorer.image.get_array())
     assert np.array_equal(waves, encode(of, np.linspace(-math.pi, math.pi, waves.shape[1])).T)
     assert np.asarray(explorer.seam.get_xdata())[0] == pytest.approx(math.pi - 3.0)
+    assert explorer.title.get_text() == f"{kind}, d = 20, from φ = 3.00 rad"
     found = measure(of)
     assert f"frequencies {found.low:.2f} to {found.high:.0f} rad/rad" in explorer.numbers.value
     assert f"in {100 * found.ordered:.0f} % of cases" in explorer.numbers.value
