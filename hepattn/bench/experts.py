@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch._dynamo  # torch loads these 80 MB at the first call of any custom operator: not the layer's memory
 from torch import Tensor, nn
 
 from hepattn.bench.attention import milliseconds

@@ -310,16 +310,17 @@ class Experts(nn.Module):
         member = None if self.input_bias is None else self._member(expert).to(dtype)
 
         rows = _rows(x, order // self.top_k, back.view(chosen.shape))
-        hidden = _linear(rows, self.input.to(dtype), self.input_bias, offsets, member)
-        if self.gated:
-            gate, value = hidden.chunk(2, dim=-1)
-            hidden = self._act(gate) * value
-        else:
-            hidden = self._act(hidden)
-        rows = _linear(hidden, self.output.to(dtype), self.output_bias, offsets, member)
+        rows = self._activate(_linear(rows, self.input.to(dtype), self.input_bias, offsets, member))
+        rows = _linear(rows, self.output.to(dtype), self.output_bias, offsets, member)
         found = _rows(rows, back, order.unsqueeze(1)).unflatten(0, chosen.shape)
         terms = [weight * term for weight, term in zip(weights.unsqueeze(-1).unbind(1), found.unbind(1), strict=True)]
         return reduce(torch.add, terms).to(dtype), losses
+
+    def _activate(self, hidden: Tensor) -> Tensor:
+        if self.gated:
+            gate, value = hidden.chunk(2, dim=-1)
+            return self._act(gate) * value
+        return self._act(hidden)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

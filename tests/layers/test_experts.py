@@ -40,19 +40,22 @@ def network(layer: Experts, x: Tensor, e: int) -> Tensor:
 
 def slow(layer: Experts, x: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, RouterLosses]:
     """Token by token; `chosen` (T, k) replaces the router's choice, where precisions may choose differently."""
-    rows, choices = [], []
+    rows: list[Tensor] = []
+    choices: list[int] = []
     logits = x @ layer.router.weight.T
     p = logits.exp() / logits.exp().sum(-1, keepdim=True)
     for t in range(len(x)):
         top = p[t].argsort(descending=True)[: layer.top_k] if chosen is None else chosen[t]
-        total = sum(p[t, e] for e in top) if layer.top_k > 1 else 1.0
-        rows.append(sum(p[t, e] / total * network(layer, x[t], int(e)) for e in top))
+        g = p[t, top] / p[t, top].sum() if layer.top_k > 1 else p[t, top]
+        rows.append(
+            torch.stack([weight * network(layer, x[t], int(e)) for weight, e in zip(g, top, strict=True)]).sum(0)
+        )
         choices += top.tolist()
     if not rows:
         return x.new_zeros(0, layer.dim), RouterLosses(x.new_zeros(()), x.new_zeros(()))
-    balance = layer.experts * sum(choices.count(e) / len(choices) * p[:, e].mean() for e in range(layer.experts))
+    f = torch.tensor([choices.count(e) / len(choices) for e in range(layer.experts)], dtype=x.dtype, device=x.device)
     z = torch.stack([row.exp().sum().log() ** 2 for row in logits]).mean()
-    return torch.stack(rows), RouterLosses(balance, z)
+    return torch.stack(rows), RouterLosses(layer.experts * (f * p.mean(0)).sum(), z)
 
 
 def leaves(layer: Experts, x: Tensor) -> list[Tensor]:

@@ -89,8 +89,8 @@ def test_grouped_product_on_a_gpu():
         x, weight, offsets = grouped(sizes, dims, dtype)
         double_x, double_weight = (t.detach().double().requires_grad_() for t in (x, weight))
         right = slow_grouped(double_x, double_weight, sizes)
-        there = [t.detach().cuda().requires_grad_() for t in (x, weight)]
-        out = grouped_matmul(*there, offsets.cuda())
+        there = x.detach().cuda().requires_grad_(), weight.detach().cuda().requires_grad_()
+        out = grouped_matmul(there[0], there[1], offsets.cuda())
         mine = torch.autograd.grad(out.sum(), there)
         expected = torch.autograd.grad(right.sum(), (double_x, double_weight))
         for a, b in zip((out, *mine), (right, *expected), strict=True):
