@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hepattn.attention.module import Attention as Attention
     from hepattn.attention.record import record_attention as record_attention
     from hepattn.models.encoder import Encoder as Encoder
+    from hepattn.models.encoder_config import EncoderConfig as EncoderConfig
     from hepattn.models.hit_filter import HitFilter as HitFilter
     from hepattn.sequence import Layout as Layout
     from hepattn.sequence import Packed as Packed
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Attention": "hepattn.attention.module",
     "Encoder": "hepattn.models.encoder",
+    "EncoderConfig": "hepattn.models.encoder_config",
     "HitFilter": "hepattn.models.hit_filter",
     "KernelRefusal": "hepattn.attention",
     "Layout": "hepattn.sequence",

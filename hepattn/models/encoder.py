@@ -1,7 +1,8 @@
 """The encoder: layers of local (or global) self-attention and dense networks over hits."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,14 @@ from hepattn.attention.beside import enter_beside
 from hepattn.attention.doors import Sequences, enter
 from hepattn.attention.module import Attention
 from hepattn.attention.rotation import Rotation
-from hepattn.layers import Dense, Residual, make_norm
-from hepattn.layers.residual import Placement
-from hepattn.masks import Mask
+from hepattn.layers.dense import Dense
+from hepattn.layers.experts import Experts, RouterLosses, mean_losses
+from hepattn.layers.norm import make_norm
+from hepattn.layers.residual import Placement, Residual
+from hepattn.layers.tokens import ExtraTokens, Inserted, spread
+from hepattn.masks import Mask, Window
+from hepattn.masks.compose import Both, Either
+from hepattn.models.encoder_config import EncoderConfig
 from hepattn.sequence import Layout
 
 
@@ -29,37 +35,46 @@ class EncoderLayer(nn.Module):
     LayerScale and DropPath act on what a branch adds, in every variant.
 
     Args:
-        attention: with a norm of q, k and v where `hybrid_norm`.
-        dense: the per-token network.
-        norm: "rms" or "layer".
-        hybrid_norm: HybridNorm in place of pre-norm.
-        first: whether this is an encoder's first layer.
-        layer_scale: first value of LayerScale; None: none.
-        drop_path: rate of DropPath.
+        config: of the encoder.
+        index: which of its layers this is, 0 for the first.
+        backend: kernel.
     """
 
-    def __init__(
-        self,
-        attention: Attention,
-        dense: Dense,
-        *,
-        norm: str = "rms",
-        hybrid_norm: bool = False,
-        first: bool = False,
-        layer_scale: float | None = None,
-        drop_path: float = 0.0,
-    ) -> None:
+    def __init__(self, config: EncoderConfig, index: int, *, backend: str = "auto") -> None:
         super().__init__()
-        at_attention: Placement = "none" if hybrid_norm and not first else "pre"
-        at_dense: Placement = "post" if hybrid_norm and not first else "pre"
+        c, hybrid = config, config.hybrid_norm and index > 0
+        rate = c.drop_path * index / max(1, c.num_layers - 1)
 
         def residual(placement: Placement) -> Residual:
-            return Residual(attention.dim, norm=norm, placement=placement, layer_scale=layer_scale, drop_path=drop_path)
+            return Residual(c.dim, norm=c.norm, placement=placement, layer_scale=c.layer_scale, drop_path=rate)
 
-        self.attention = attention
-        self.dense = dense
-        self.attention_residual = residual(at_attention)
-        self.dense_residual = residual(at_dense)
+        self.attention = Attention(
+            c.dim,
+            c.num_heads,
+            backend=backend,
+            qk_norm=c.norm if c.hybrid_norm and c.qk_norm is None else c.qk_norm,
+            v_norm=c.hybrid_norm or c.v_norm,
+            gate=c.gate,
+            value_residual=c.value_residual and index > 0,
+            laser=c.laser,
+            distance_bias=c.distance_bias,
+        )
+        self.dense: Dense | Experts
+        if c.experts is None:
+            self.dense = Dense(c.dim, ratio=c.dense_ratio, activation=c.activation)
+        else:
+            ratio, k = c.dense_ratio / c.experts_per_token, c.experts_per_token
+            self.dense = Experts(c.dim, experts=c.experts, top_k=k, ratio=ratio, activation=c.activation)
+        self.attention_residual = residual("none" if hybrid else "pre")
+        self.dense_residual = residual("post" if hybrid else "pre")
+
+    def start_as_identity(self) -> None:
+        """Sets the last linear map of both branches to zero, of all experts where there are some."""
+        dense = self.dense
+        last = [dense.output, dense.output_bias] if isinstance(dense, Experts) else dense.output.parameters()
+        for parameter in (*self.attention.output.parameters(), *last):
+            if parameter is not None:
+                nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -68,12 +83,42 @@ class EncoderLayer(nn.Module):
         mask: Mask | None,
         first_value: Tensor | None,
         rotation: Rotation | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Maps x (T, dim) -> (x' (T, dim), this layer's values (T, H, D)); `rotation` turns its queries and keys."""
+    ) -> tuple[Tensor, Tensor, RouterLosses | None]:
+        """Maps x (T, dim) -> (x' (T, dim), this layer's values (T, H, D), losses of its router, if it has one).
+
+        `rotation` turns queries and keys.
+        """
         skip, given = self.attention_residual.split(x)
         update, value = self.attention.attend_values(given, layout, mask, first_value, rotation=rotation)
-        x = self.attention_residual.join(skip, update, layout)
-        return self.dense_residual(x, self.dense, layout), value
+        skip, given = self.dense_residual.split(self.attention_residual.join(skip, update, layout))
+        if isinstance(self.dense, Experts):
+            update, losses = self.dense(given)
+        else:
+            update, losses = self.dense(given), None
+        return self.dense_residual.join(skip, update, layout), value, losses
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What an encoder made of a batch.
+
+    Attributes:
+        tokens: (T, dim) of the hits, in the form that went in: Packed, padded or nested.
+        cls: (B, C, dim), the CLS tokens of each event; C is 0 without them.
+        losses: of the routers, mean over layers, to be added to the training loss; None without experts.
+    """
+
+    tokens: Any
+    cls: Tensor
+    losses: RouterLosses | None
+
+
+class Stream(NamedTuple):
+    """`Encoded` inside the packed corridor: hits (T, dim), CLS tokens (B, C, dim), losses of the routers."""
+
+    tokens: Tensor
+    cls: Tensor
+    losses: RouterLosses | None
 
 
 class Encoder(nn.Module):
@@ -96,96 +141,54 @@ class Encoder(nn.Module):
     y = encoder(padded, valid=valid, rotation=rotary(phi))      # phi (B, N)
     ```
 
-    `torch.compile(encoder, fullgraph=True, dynamic=True)` takes Packed input; `encoder.compile(...)` compiles what is
-    behind the entrance, and so serves all three.
+    Registers and CLS tokens are put among the hits at the entrance and taken out at the exit, see `ExtraTokens`; CLS
+    tokens and the losses of routers are had from `encode`, which gives `Encoded` where a call gives its tokens alone.
+
+    `encoder.compile(...)` compiles what is behind the entrance, and so serves all three forms;
+    `torch.compile(encoder, fullgraph=True, dynamic=True)` takes Packed input, without registers between hits.
 
     Args:
-        dim: channels of a token, a multiple of `num_heads`.
-        num_layers: at least 1.
-        num_heads: heads of each layer.
+        config: all settings, see `EncoderConfig`.
         mask: who may look at whom inside an event, in every layer; None: all at all.
-        norm: "rms" or "layer", wherever there is one.
-        hybrid_norm: HybridNorm in place of pre-norm, see `EncoderLayer`; implies a norm of q, k and v.
-        layer_scale: first value of LayerScale (arXiv:2103.17239), None: none.
-        value_residual: later layers mix the first layer's values into theirs (arXiv:2410.17897).
-        gate: gated attention output (AlphaFold 2, algorithm 7).
-        laser: LASER attention (arXiv:2411.03493).
-        experts: not in this release.
-        registers: not in this release.
-        cls: not in this release.
-        drop_path: DropPath rate of the last layer; it rises linearly from 0 at the first (arXiv:1603.09382).
-        dense_ratio: hidden width of the dense networks as a multiple of dim.
-        activation: of the dense networks, see `Dense`.
-        qk_norm: "rms", "layer" or None: norm of q and k in each head; None with hybrid_norm: that of `norm`.
-        distance_bias: "linear", "circular" or None: scores fall with distance, by learned slopes, see `Attention`.
         backend: kernel of every layer.
+        **settings: single settings of `EncoderConfig` by name, instead of a config.
 
     Raises:
-        NotImplementedError: experts, registers or cls is asked for.
-        ValueError: an option has no such value.
+        TypeError: the mask is not a `Mask`.
+        ValueError: a mask without room for registers or CLS tokens, or without sight of them; an unknown setting, a
+            value that it can't have, or settings that contradict each other.
     """
 
-    _compiled: Callable[[Tensor, Layout, Tensor | None], Tensor] | None = None
+    _compiled: Callable[[Tensor, Layout, Tensor | None, Inserted | None], Stream] | None = None
 
     def __init__(
         self,
-        dim: int,
-        num_layers: int,
-        num_heads: int,
-        mask: Mask | None = None,
+        config: EncoderConfig | None = None,
         *,
-        norm: Literal["rms", "layer"] = "rms",
-        hybrid_norm: bool = False,
-        layer_scale: float | None = None,
-        value_residual: bool = False,
-        gate: bool = False,
-        laser: bool = False,
-        experts: int | None = None,
-        registers: int | None = None,
-        cls: bool = False,
-        drop_path: float = 0.0,
-        dense_ratio: float = 2.0,
-        activation: str = "swiglu",
-        qk_norm: Literal["rms", "layer"] | None = None,
-        distance_bias: Literal["linear", "circular"] | None = None,
+        mask: Mask | None = None,
         backend: str = "auto",
+        **settings: Any,
     ) -> None:
         super().__init__()
-        _refuse_unfinished(experts=experts, registers=registers, cls=cls)
-        if num_layers < 1:
-            raise ValueError(f"Encoder got num_layers={num_layers}: give at least one.")
+        if config is not None and settings:
+            raise ValueError(
+                f"Encoder got a config and single settings ({', '.join(settings)}): give one or the other."
+            )
         if mask is not None and not isinstance(mask, Mask):
             raise TypeError(f"Encoder got mask={type(mask).__name__}, expected a Mask such as Window(64), or None.")
-        self.dim = dim
-        self.num_heads = num_heads
+        self.config = c = EncoderConfig.of(settings) if config is None else config
         self.mask = mask
-        final_norm = make_norm(norm, dim)
-
-        def layer(index: int) -> EncoderLayer:
-            attention = Attention(
-                dim,
-                num_heads,
-                backend=backend,
-                qk_norm=norm if hybrid_norm and qk_norm is None else qk_norm,
-                v_norm=hybrid_norm,
-                gate=gate,
-                value_residual=value_residual and index > 0,
-                laser=laser,
-                distance_bias=distance_bias,
-            )
-            return EncoderLayer(
-                attention,
-                Dense(dim, ratio=dense_ratio, activation=activation),
-                norm=norm,
-                hybrid_norm=hybrid_norm,
-                first=index == 0,
-                layer_scale=layer_scale,
-                drop_path=drop_path * index / max(1, num_layers - 1),
-            )
-
-        self.value_residual = value_residual
-        self.layers = nn.ModuleList([layer(index) for index in range(num_layers)])
-        self.norm = final_norm
+        self.extra: ExtraTokens | None = None
+        self.inner_mask = mask
+        """Of the sequence with learned tokens in it."""
+        if c.cls or c.global_registers or c.registers is not None:
+            self.extra = ExtraTokens(c.dim, cls=c.cls, global_registers=c.global_registers, every=c.registers)
+            self.inner_mask = _with_room(mask, self.extra)
+        self.layers = nn.ModuleList([EncoderLayer(c, index, backend=backend) for index in range(c.num_layers)])
+        self.norm = make_norm(c.norm, c.dim)
+        if c.zero_start:
+            for layer in self.layers:
+                cast(EncoderLayer, layer).start_as_identity()
 
     def forward(self, x: Sequences, *, valid: Tensor | None = None, rotation: Sequences | None = None) -> Any:
         """Encodes x; what goes in (Packed, padded with `valid`, nested) comes out.
@@ -200,25 +203,44 @@ class Encoder(nn.Module):
         Raises:
             TypeError, ValueError: input of another form or width.
         """
-        packed, leave = enter(x, valid, self.dim, "Encoder")
-        angles = enter_beside(rotation, packed, valid, self.dim // self.num_heads // 2, "Encoder's rotation")
-        body = self.encode if self._compiled is None else self._compiled
-        return leave(body(packed.values, packed.layout, angles))
+        return self.encode(x, valid=valid, rotation=rotation).tokens
 
-    def encode(self, x: Tensor, layout: Layout, angles: Tensor | None = None) -> Tensor:
-        """The packed corridor: x (T, dim) with the layout of its events -> (T, dim).
+    def encode(self, x: Sequences, *, valid: Tensor | None = None, rotation: Sequences | None = None) -> Encoded:
+        """As a call, with CLS tokens and the losses of routers beside the tokens."""
+        c = self.config
+        packed, leave = enter(x, valid, c.dim, "Encoder")
+        angles = enter_beside(rotation, packed, valid, c.dim // c.num_heads // 2, "Encoder's rotation")
+        inserted = None if self.extra is None else self.extra.plan(packed.layout)
+        run = self.run if self._compiled is None else self._compiled
+        stream = run(packed.values, packed.layout, angles, inserted)
+        return Encoded(leave(stream.tokens), stream.cls, stream.losses)
 
-        `angles` (T, P) in radian turn the queries and keys of every layer, P = dim // num_heads // 2.
+    def run(self, x: Tensor, layout: Layout, angles: Tensor | None = None, inserted: Inserted | None = None) -> Stream:
+        """The packed corridor: hits x (T, dim) with the layout of their events.
+
+        `angles` (T, P) in radian turn the queries and keys of every layer, P = dim // num_heads // 2; `inserted` is
+        the plan of the learned tokens for this layout, where the encoder has some.
         """
-        if torch.compiler.is_compiling():
-            layout = Layout(layout.lengths, layout.offsets, x.shape[0])  # a graph's own keeps what layers share
+        if self.extra is not None and inserted is not None:
+            x = self.extra.insert(x, inserted)
+            angles = None if angles is None else spread(angles, inserted, between=True)
+            layout = inserted.layout
+        layout = layout.entered(x.shape[0])
         first_value: Tensor | None = None
+        losses: list[RouterLosses] = []
         rotation = None if angles is None else Rotation.of(angles)
         for layer in self.layers:
-            x, value = layer(x, layout, self.mask, first_value, rotation)
-            if self.value_residual and first_value is None:
+            x, value, loss = layer(x, layout, self.inner_mask, first_value, rotation)
+            if self.config.value_residual and first_value is None:
                 first_value = value
-        return self.norm(x)
+            if loss is not None:
+                losses.append(loss)
+        x = self.norm(x)
+        if self.extra is None or inserted is None:
+            cls = x.new_zeros(layout.batch, 0, x.shape[1])
+        else:
+            cls, x = self.extra.cls(x, inserted), self.extra.remove(x, inserted)
+        return Stream(x, cls, mean_losses(losses) if losses else None)
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compiles, in place, what is behind the entrance; the arguments are those of `torch.compile`.
@@ -226,7 +248,7 @@ class Encoder(nn.Module):
         The entrance (padding, nested tensors, checks) needs values on the host and stays eager. A copy or a saved
         model is not compiled.
         """
-        self._compiled = torch.compile(self.encode, *args, **options)
+        self._compiled = torch.compile(self.run, *args, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
@@ -245,11 +267,32 @@ class Encoder(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
-        return f"dim={self.dim}, mask={self.mask}"
+        return f"{self.config}, mask={self.mask}"
 
 
-def _refuse_unfinished(**options: object) -> None:
-    """Options of the constructor that have a place and no code yet."""
-    for name, value in options.items():
-        if value is not None and value is not False:
-            raise NotImplementedError(f"Encoder({name}={value!r}) is not in this release yet: leave {name} out.")
+def _with_room(mask: Mask | None, extra: ExtraTokens) -> Mask | None:
+    """The mask of the sequence with learned tokens in it.
+
+    Raises:
+        ValueError: it names or counts tokens in another way than windows do, or a window sees no register.
+    """
+    for window in _parts(mask):
+        if not isinstance(window, Window):
+            raise ValueError(  # noqa: TRY004  (a mask it is)
+                f"Encoder inserts registers or CLS tokens, which moves the tokens that {window!r} names: use windows, "
+                "or put the tokens in yourself (hepattn.layers.ExtraTokens) with a mask made for them."
+            )
+        least = extra.smallest_window(wrap=window.wrap)
+        if least is not None and window.size < least:
+            raise ValueError(
+                f"Encoder got registers={extra.every} with {window}, where some hit sees no register: "
+                f"make the window {least} or more, or registers smaller."
+            )
+    return extra.mask(mask)
+
+
+def _parts(mask: Mask | None) -> list[Mask]:
+    """The masks that `&` and `|` made it of."""
+    if isinstance(mask, Both | Either):
+        return [*_parts(mask.left), *_parts(mask.right)]
+    return [] if mask is None else [mask]

@@ -5,9 +5,9 @@ phi order -> one logit a hit.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,8 +21,10 @@ from hepattn.data.schema import Event, Selection
 from hepattn.encodings import Sinusoidal
 from hepattn.encodings.base import close_turn
 from hepattn.layers import Dense, Residual, make_norm
+from hepattn.layers.experts import RouterLosses
 from hepattn.masks import Window
 from hepattn.models.encoder import Encoder
+from hepattn.models.encoder_config import EncoderConfig
 from hepattn.sequence import Layout, Packed
 
 PRETRAINED = "mu200"
@@ -41,28 +43,12 @@ class HitFilterConfig:
     min_hits: int = 3
     volumes: tuple[int, ...] | None = None
     """TrackML volume ids; the filter reads only hits of these. None for all."""
-    dim: int = 64
-    """Channels of a hit inside the model."""
-    layers: int = 4
-    """Layers of the encoder."""
-    heads: int = 4
-    """Attention heads; dim is a multiple of it."""
     window: int = 128
     """Hits in phi order that a hit may attend to: window // 2 on either side, around the full turn; >= 1."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """Sizes and switches of the encoder."""
     attention: bool = True
     """False leaves attention out: a residual network of like size that sees each hit alone, for comparison."""
-    norm: Literal["rms", "layer"] = "rms"
-    qk_norm: Literal["rms", "layer"] | None = None
-    """Norm of queries and keys of each head."""
-    hybrid_norm: bool = False
-    layer_scale: float | None = None
-    zero_start: bool = False
-    """True makes each layer begin as the identity: the last linear map of every branch is zero at first."""
-    value_residual: bool = False
-    gate: bool = False
-    dense_ratio: float = 2.0
-    """Hidden channels of each gated dense network (SwiGLU) over dim."""
-    drop_path: float = 0.0
     phi_octaves: int = 7
     """Sines and cosines of k phi for k = 1, 2, 4 ... 2^(octaves - 1); 0 for none. The same below."""
     eta_octaves: int = 5
@@ -79,13 +65,10 @@ class HitFilterConfig:
             object.__setattr__(self, "volumes", tuple(self.volumes))
         check_features(self.features)
         _ = self.selection  # refuses impossible cuts
-        least = {"dim": 1, "heads": 1, "window": 1, "layers": 1}
-        least |= dict.fromkeys(("phi_octaves", "eta_octaves", "r_octaves", "z_octaves"), 0)
+        least = {"window": 1} | dict.fromkeys(("phi_octaves", "eta_octaves", "r_octaves", "z_octaves"), 0)
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be at least {bound}, not {getattr(self, name)}")
-        if self.dim % self.heads:
-            raise ValueError(f"dim must be a multiple of heads, not {self.dim} with {self.heads} heads")
         if not (self.r_unit > 0 and self.z_unit > 0):
             raise ValueError(f"r_unit and z_unit are lengths > 0 in mm, not {self.r_unit} and {self.z_unit}")
 
@@ -109,7 +92,7 @@ class HitFilterConfig:
         unknown = sorted(set(saved) - {f.name for f in fields(cls)})
         if unknown:
             raise ValueError(f"a hit filter of another version: it has the unknown settings {', '.join(unknown)}")
-        return cls(**saved)
+        return cls(**saved | {"encoder": EncoderConfig.of(saved["encoder"])})
 
 
 class Octaves(nn.Module):
@@ -141,12 +124,18 @@ class PerHit(nn.Module):
     Attention's four dim x dim matrices go into the three matrices of the gated dense network.
     """
 
-    def __init__(self, dim: int, layers: int, dense_ratio: float, norm: str) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        ratio = dense_ratio + 4 / 3
-        self.steps = nn.ModuleList([Residual(dim, norm=norm) for _ in range(layers)])
-        self.dense = nn.ModuleList([Dense(dim, ratio=ratio) for _ in range(layers)])
-        self.norm = make_norm(norm, dim)
+        c = config
+        ratio = c.dense_ratio + 4 / 3
+        self.steps = nn.ModuleList([Residual(c.dim, norm=c.norm) for _ in range(c.num_layers)])
+        dense_layers = [Dense(c.dim, ratio=ratio) for _ in range(c.num_layers)]
+        self.dense = nn.ModuleList(dense_layers)
+        self.norm = make_norm(c.norm, c.dim)
+        if c.zero_start:
+            for last in (dense.output for dense in dense_layers):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
 
     def forward(self, x: Packed) -> Packed:
         """Values (T, dim) -> (T, dim)."""
@@ -154,6 +143,19 @@ class PerHit(nn.Module):
         for step, dense in zip(self.steps, self.dense, strict=True):
             values = step(values, dense, layout)
         return x.with_values(self.norm(values))
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a hit filter says of a batch.
+
+    Attributes:
+        logits: (T,) float32, in the order of the hits.
+        losses: of the encoder's routers, None without experts or without a hit.
+    """
+
+    logits: Tensor
+    losses: RouterLosses | None
 
 
 class HitFilter(nn.Module):
@@ -177,37 +179,14 @@ class HitFilter(nn.Module):
         self.config = c = HitFilterConfig(**changes) if config is None else config
         octaves = (c.phi_octaves, c.eta_octaves, c.r_octaves, c.z_octaves)
         self.encoding = Octaves(octaves, (1.0, 1.0, c.r_unit, c.z_unit))
-        width = len(c.features) + 2 * sum(octaves)
-        self.input = nn.Sequential(nn.Linear(width, 2 * c.dim), nn.SiLU(), nn.Linear(2 * c.dim, c.dim))
+        width, dim = len(c.features) + 2 * sum(octaves), c.encoder.dim
+        self.input = nn.Sequential(nn.Linear(width, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
         self.encoder: nn.Module
         if c.attention:
-            self.encoder = self._encoder(backend)
+            self.encoder = Encoder(c.encoder, mask=Window(c.window, wrap=True), backend=backend)
         else:
-            self.encoder = PerHit(c.dim, c.layers, c.dense_ratio, c.norm)
-        self.output = nn.Linear(c.dim, 1)
-        if c.zero_start:
-            for name, module in self.encoder.named_modules():
-                if name.endswith((".attention.output", "dense.output")) and isinstance(module, nn.Linear):
-                    nn.init.zeros_(module.weight)
-                    nn.init.zeros_(module.bias)
-
-    def _encoder(self, backend: str) -> Encoder:
-        c = self.config
-        return Encoder(
-            dim=c.dim,
-            num_layers=c.layers,
-            num_heads=c.heads,
-            mask=Window(c.window, wrap=True),
-            norm=c.norm,
-            qk_norm=c.qk_norm,
-            hybrid_norm=c.hybrid_norm,
-            layer_scale=c.layer_scale,
-            value_residual=c.value_residual,
-            gate=c.gate,
-            dense_ratio=c.dense_ratio,
-            drop_path=c.drop_path,
-            backend=backend,
-        )
+            self.encoder = PerHit(c.encoder)
+        self.output = nn.Linear(dim, 1)
 
     def forward(self, inputs: Packed | Tensor, valid: Tensor | None = None) -> Packed | Tensor:
         """Logits of all hits; what comes in (packed, padded with valid, nested) comes out.
@@ -236,6 +215,10 @@ class HitFilter(nn.Module):
 
     def logits(self, inputs: Packed) -> Tensor:
         """(T,) float32, in the order of `inputs`, whose values are (T, F + 4)."""
+        return self.judge(inputs).logits
+
+    def judge(self, inputs: Packed) -> Judged:
+        """As `logits`, with what a training needs beside them."""
         features = len(self.config.features)
         if inputs.values.ndim != 2 or inputs.values.shape[1] != features + len(COORDINATES):
             raise ValueError(
@@ -243,13 +226,19 @@ class HitFilter(nn.Module):
                 f"not an input of shape {tuple(inputs.values.shape)}"
             )
         if not len(inputs.values):
-            return inputs.values.new_zeros(0, dtype=torch.float32) + 0.0 * sum(p.sum() for p in self.parameters())
+            zero = 0.0 * sum(p.sum() for p in self.parameters())
+            return Judged(inputs.values.new_zeros(0, dtype=torch.float32) + zero, None)
         hits = Packed(inputs.values, inputs.lengths).sort(inputs.values[:, features].float())
         named, coordinates = hits.values[:, :features], hits.values[:, features:].float()
         x = self.input(torch.cat([named, self.encoding(coordinates)], dim=1))
-        encoded = self.encoder(Packed(x, hits.lengths))
-        logit = self.output(encoded.values).squeeze(-1).float()
-        return hits.with_values(logit).unsort().values
+        losses = None
+        if isinstance(self.encoder, Encoder):
+            encoded = self.encoder.encode(Packed(x, hits.lengths))
+            x, losses = encoded.tokens.values, encoded.losses
+        else:
+            x = self.encoder(Packed(x, hits.lengths)).values
+        logit = self.output(x).squeeze(-1).float()
+        return Judged(hits.with_values(logit).unsort().values, losses)
 
     def set_backend(self, backend: str) -> None:
         """Another attention kernel; the same numbers."""

@@ -1,10 +1,13 @@
 """Losses: finite for every event, also for one without a positive, or without a hit."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from hepattn.layers.experts import RouterLosses
 
 PosWeight = float | Literal["balance"]
 """Weight of a positive against a negative: a fixed number > 0, or "balance", N / N_pos of the batch at hand."""
@@ -41,6 +44,28 @@ def hit_loss(logits: Tensor, target: Tensor, pos_weight: PosWeight = "balance") 
         return logits.sum()
     weight = balance_weight(target) if pos_weight == "balance" else logits.new_tensor(float(pos_weight))
     return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weight)
+
+
+@dataclass(frozen=True)
+class RouterWeights:
+    """Factors of the losses that keep the routers of experts even and calm, as the papers have them.
+
+    Raises:
+        ValueError: one is negative.
+    """
+
+    balance: float = 0.01
+    """Of the load-balancing loss (arXiv:2101.03961)."""
+    z: float = 0.001
+    """Of the router z-loss (arXiv:2202.08906)."""
+
+    def __post_init__(self) -> None:
+        if min(self.balance, self.z) < 0:
+            raise ValueError(f"got balance={self.balance}, z={self.z}: factors of router losses are at least 0")
+
+    def total(self, losses: RouterLosses | None) -> Tensor | float:
+        """What is added to the training loss; 0 without experts."""
+        return 0.0 if losses is None else self.balance * losses.balance + self.z * losses.z
 
 
 def check_pos_weight(pos_weight: PosWeight) -> None:

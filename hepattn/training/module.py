@@ -18,7 +18,7 @@ from typing_extensions import override
 from hepattn.data.dataset import HitBatch
 from hepattn.metrics import Estimate, FilterMetrics, ScoredEvent, at_efficiency, filter_metrics, roc_auc_events
 from hepattn.models.hit_filter import HitFilter, HitFilterConfig
-from hepattn.models.losses import PosWeight, check_pos_weight, hit_loss
+from hepattn.models.losses import PosWeight, RouterWeights, check_pos_weight, hit_loss
 from hepattn.sequence import Packed
 from hepattn.training.optimise import OptimiserConfig, make_optimiser, make_schedule
 
@@ -33,6 +33,7 @@ class HitFilterModule(pl.LightningModule):
         network: sizes, features and selection of the filter
         optimiser: AdamW and its schedule
         pos_weight: weight of a target hit in the loss, or "balance" (hits / target hits)
+        router_weights: factors of the losses of the encoder's routers, where it has experts
         threshold: at which validation states efficiency and purity
         backend: attention kernel
         compile: compile the encoder (worth it on a GPU)
@@ -48,6 +49,7 @@ class HitFilterModule(pl.LightningModule):
         network: HitFilterConfig = HitFilterConfig(),  # noqa: B008  (frozen)
         optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
         pos_weight: PosWeight = "balance",
+        router_weights: RouterWeights = RouterWeights(),  # noqa: B008
         threshold: float = 0.1,
         backend: str = "auto",
         compile: bool = False,  # noqa: A002
@@ -59,6 +61,7 @@ class HitFilterModule(pl.LightningModule):
             raise ValueError(f"threshold is a probability in (0, 1), not {threshold}")
         self.optimiser_config = optimiser
         self.pos_weight: PosWeight = pos_weight
+        self.router_weights = router_weights
         self.threshold = threshold
         if weights is not None:
             self.model = HitFilter.load(weights, backend=backend).train()
@@ -76,7 +79,11 @@ class HitFilterModule(pl.LightningModule):
     @override
     def training_step(self, batch: HitBatch, batch_idx: int = 0) -> Tensor:
         """The loss of one batch."""
-        loss = hit_loss(self(batch), batch.target, self.pos_weight)
+        judged = self.model.judge(batch.inputs)
+        loss = hit_loss(judged.logits, batch.target, self.pos_weight) + self.router_weights.total(judged.losses)
+        if judged.losses is not None:
+            of_routers = {f"router_{name}": value for name, value in judged.losses._asdict().items()}
+            self.log_dict(of_routers, batch_size=len(batch.event_ids))
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.event_ids))
         return loss
 

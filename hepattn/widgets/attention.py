@@ -97,8 +97,8 @@ class AttentionExplorer(Explorer):
         figure = self._figure()
         layers = {"W_q and W_k random": "free", "W_q = W_k, random": "tied"}
         for name, one in self.nets.items():
-            layers |= {f"{name} filter, layer {i + 1}": f"{name} {i + 1}" for i in range(one.config.layers)}
-            heads = min(heads, one.config.heads)
+            layers |= {f"{name} filter, layer {i + 1}": f"{name} {i + 1}" for i in range(one.config.encoder.num_layers)}
+            heads = min(heads, one.config.encoder.num_heads)
         super().__init__(
             figure,
             {

@@ -48,7 +48,7 @@ def test_the_slopes_of_a_module_learn_and_every_door_opens(kind) -> None:  # typ
 
 
 def test_recorded_calls_keep_the_bias() -> None:
-    encoder = Encoder(16, 2, 2, mask=Window(6, wrap=True), distance_bias="circular").eval()
+    encoder = Encoder(dim=16, num_layers=2, num_heads=2, mask=Window(6, wrap=True), distance_bias="circular").eval()
     with record_attention(encoder) as calls:
         encoder(Packed(torch.randn(20, 16), [20]))  # type: ignore[arg-type]
     first = calls[0]

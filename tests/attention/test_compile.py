@@ -36,8 +36,10 @@ def counted(work: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Any]:
 @pytest.mark.parametrize(("events", "training"), [(1, True), (3, True), (3, False)])
 def test_an_encoder_needs_at_most_two_graphs_for_all_lengths(events: int, training: bool) -> None:
     torch.manual_seed(0)
-    encoder = Encoder(16, 2, 2, mask=Window(16, wrap=True), qk_norm="rms", value_residual=True, gate=True)
-    compiled, counter = counted(encoder.encode)
+    encoder = Encoder(
+        dim=16, num_layers=2, num_heads=2, mask=Window(16, wrap=True), qk_norm="rms", value_residual=True, gate=True
+    )
+    compiled, counter = counted(lambda x, layout: encoder.run(x, layout).tokens)
     with torch.set_grad_enabled(training):
         for length in LENGTHS[::5]:
             lengths = [length] if events == 1 else [length, 7, length // 2]
@@ -45,10 +47,10 @@ def test_an_encoder_needs_at_most_two_graphs_for_all_lengths(events: int, traini
             layout = Layout.of(lengths, "cpu")
             out = compiled(x, layout)
             if length in LENGTHS[::25]:  # two are compared, all are counted
-                assert torch.allclose(out, encoder.encode(x, layout), atol=1e-5)
+                assert torch.allclose(out, encoder.run(x, layout).tokens, atol=1e-5)
                 if training:
                     (mine,) = torch.autograd.grad(out.square().sum(), x)
-                    (plain,) = torch.autograd.grad(encoder.encode(x, layout).square().sum(), x)
+                    (plain,) = torch.autograd.grad(encoder.run(x, layout).tokens.square().sum(), x)
                     assert torch.allclose(mine, plain, atol=1e-4)
     assert counter.frame_count <= 2
 

@@ -10,10 +10,12 @@ from hepattn.data import Event, Hits, sample_event
 from hepattn.data.dataset import hit_inputs
 from hepattn.metrics.filter import roc_auc
 from hepattn.models.encoder import Encoder
+from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter, HitFilterConfig, Octaves
+from hepattn.models.losses import RouterWeights
 from hepattn.sequence import Packed
 
-SMALL: dict[str, Any] = {"features": ("x", "y", "z", "eta"), "dim": 16, "layers": 2, "heads": 2, "window": 8}
+SMALL: dict[str, Any] = {"features": ("x", "y", "z", "eta"), "window": 8, "encoder": EncoderConfig(16, 2, 2)}
 
 
 def event(n: int, seed: int = 0) -> Event:
@@ -66,7 +68,7 @@ def test_the_order_of_hits_does_not_matter():
 
 
 def test_each_hit_sees_its_window_in_phi_and_no_other():
-    net, x = model(layers=1, window=4), packed(30)
+    net, x = model(encoder=EncoderConfig(16, 1, 2), window=4), packed(30)
     order = x.values[:, 4].argsort()
     x.values.requires_grad_()
     place = 1
@@ -82,7 +84,9 @@ def test_each_hit_sees_its_window_in_phi_and_no_other():
 
 
 def test_the_comparison_network_is_of_like_size():
-    sizes = [sum(p.numel() for p in model(attention=a, dim=64, heads=4).parameters()) for a in (True, False)]
+    sizes = [
+        sum(p.numel() for p in model(attention=a, encoder=EncoderConfig(64, 2, 4)).parameters()) for a in (True, False)
+    ]
     assert abs(sizes[0] / sizes[1] - 1) < 0.02
 
 
@@ -119,8 +123,23 @@ def test_nothing_to_score(attention):
     net.logits(packed(0)).sum().backward()
 
 
+def test_losses_of_routers_come_with_the_logits():
+    x = packed(30, 5)
+    assert model().judge(x).losses is None
+    net = model(encoder=EncoderConfig(16, 2, 2, experts=3))
+    judged = net.judge(x)
+    assert judged.losses is not None
+    assert torch.equal(judged.logits, net.logits(x))
+    weights = RouterWeights(balance=2.0, z=3.0)
+    total = weights.total(judged.losses)
+    assert torch.isclose(torch.as_tensor(total), 2 * judged.losses.balance + 3 * judged.losses.z)
+    assert weights.total(None) == 0
+    with pytest.raises(ValueError, match="at least 0"):
+        RouterWeights(z=-1)
+
+
 def test_saved_and_loaded(tmp_path):
-    net = model(volumes=(7, 8, 9, 13), z_octaves=2, gate=True, value_residual=True)
+    net = model(volumes=(7, 8, 9, 13), z_octaves=2, encoder=EncoderConfig(16, 2, 2, gate=True, value_residual=True))
     path = net.save(tmp_path / "deep" / "filter.safetensors", note="made by a test")
     back = HitFilter.load(path)
     assert back.config == net.config
@@ -138,6 +157,9 @@ def test_broken_weights_are_one_sentence(tmp_path):
     other = json.dumps(json.loads(HitFilterConfig().to_json()) | {"colour": 1})
     with pytest.raises(ValueError, match="unknown settings colour"):
         HitFilterConfig.from_json(other)
+    other = json.dumps({"encoder": {"dim": 8, "sound": 1}})
+    with pytest.raises(ValueError, match="Encoder has no setting sound"):
+        HitFilterConfig.from_json(other)
 
 
 def test_pretrained_names_what_there_is(tmp_path, monkeypatch):
@@ -145,7 +167,7 @@ def test_pretrained_names_what_there_is(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="there is none"):
         HitFilter.pretrained()
     model().save(tmp_path / "weights" / "hit_filter_toy.safetensors")
-    assert HitFilter.pretrained("toy").config.dim == 16
+    assert HitFilter.pretrained("toy").config.encoder.dim == 16
     with pytest.raises(FileNotFoundError, match="there is toy"):
         HitFilter.pretrained("moon")
 
@@ -166,7 +188,6 @@ def test_shipped_weights_do_what_their_card_says(name, sample, least):
     ("changes", "words"),
     [
         ({"window": 0}, "window must be at least 1"),
-        ({"dim": 10, "heads": 4}, "multiple of heads"),
         ({"features": ("x", "colour")}, "colour"),
         ({"r_unit": 0.0}, "r_unit"),
         ({"volumes": ()}, "volume"),
@@ -178,7 +199,7 @@ def test_impossible_configurations(changes, words):
 
 
 def test_zero_start_is_the_identity():
-    net = model(zero_start=True)
+    net = model(encoder=EncoderConfig(16, 2, 2, zero_start=True))
     x = Packed(torch.randn(9, 16), torch.tensor([9]))
     assert isinstance(net.encoder, Encoder)
     torch.testing.assert_close(net.encoder(x).values, net.encoder.norm(x.values))

@@ -13,6 +13,7 @@ from hepattn.attention.module import Attention, record_attention
 from hepattn.data.features import hit_features
 from hepattn.encodings import Periodic
 from hepattn.masks import Window
+from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import attention_maps, attention_pattern, attention_rows, attention_seam
 from hepattn.plotting.attention_numbers import Numbers, across, binned, compare, measure, preference, strongest
@@ -176,7 +177,7 @@ def test_alpha_is_the_highest_frequency():
 
 def test_a_filter_without_its_encodings(event):
     names = ("x", "y", "z", "r")
-    net = HitFilter(features=names, dim=16, layers=2, heads=2, window=10).train()
+    net = HitFilter(features=names, window=10, encoder=EncoderConfig(16, 2, 2)).train()
     encoded, without = (filter_patterns(net, event, encoded=one) for one in (True, False))
     assert net.training
     assert not net.encoding._forward_hooks
@@ -193,7 +194,7 @@ def test_a_filter_without_its_encodings(event):
 
 
 def test_a_filter_that_reads_some_volumes(event):
-    net = HitFilter(features=("x", "y"), dim=8, layers=1, heads=1, window=4, volumes=(8,))
+    net = HitFilter(features=("x", "y"), window=4, encoder=EncoderConfig(8, 1, 1), volumes=(8,))
     (pattern,) = filter_patterns(net, event)
     assert len(pattern.k) == len(pattern.key_phi) == int((event.hits.volume_id == 8).sum())
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 import hepattn.cli
 from hepattn.data import open_events, write_parquet
+from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter
 from hepattn.training import EventDataModule, HitFilterModule, cli, load_checkpoint
 
@@ -79,7 +80,15 @@ class Stop(Callback):
 def test_interrupted_and_resumed_is_the_same_bit_for_bit(
     toy_config, tmp_path, stop, batch_size, workers, summed, monkeypatch
 ):
-    common = ["fit", "--config", str(toy_config), "--trainer.max_steps", "8", "--model.network.drop_path", "0.3"]
+    common = [
+        "fit",
+        "--config",
+        str(toy_config),
+        "--trainer.max_steps",
+        "8",
+        "--model.network.encoder.drop_path",
+        "0.3",
+    ]
     common += ["--data.batch_size", str(batch_size), "--trainer.accumulate_grad_batches", str(summed)]
     cli.main(common)
     straight = weights(run(tmp_path) / "checkpoints" / "last.ckpt")
@@ -106,7 +115,7 @@ def test_last_checkpoint_is_the_last_and_resumes_from_a_validation(toy_config, t
         self.log("val_auc", 1.0 / (1 + self.global_step))
 
     monkeypatch.setattr(HitFilterModule, "on_validation_epoch_end", worse_and_worse)
-    common = ["fit", "--config", str(toy_config), "--model.network.drop_path", "0.3"]
+    common = ["fit", "--config", str(toy_config), "--model.network.encoder.drop_path", "0.3"]
     cli.main([*common, "--trainer.max_steps", "8"])
     folder = run(tmp_path) / "checkpoints"
     assert [path.name for path in folder.glob("best-*")] == ["best-step=3-val_auc=0.2500.ckpt"]
@@ -120,7 +129,7 @@ def test_last_checkpoint_is_the_last_and_resumes_from_a_validation(toy_config, t
 
 
 def test_validation_changes_nothing_in_the_training(toy_config, tmp_path):
-    common = ["fit", "--config", str(toy_config), "--model.network.drop_path", "0.3"]
+    common = ["fit", "--config", str(toy_config), "--model.network.encoder.drop_path", "0.3"]
     cli.main(common)
     cli.main([*common, "--trainer.limit_val_batches", "0"])
     first, second = (weights(run(tmp_path, i) / "checkpoints" / "last.ckpt") for i in (0, 1))
@@ -223,7 +232,7 @@ def test_configs_by_bare_name(tmp_path, monkeypatch):
 def test_packaged_configs_run(names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     configs = [word for name in names for word in ("--config", name)]
-    size = ["--model.network.dim", "16", "--model.network.layers", "1", "--data.limit", "4"]
+    size = ["--model.network.encoder.dim", "16", "--model.network.encoder.num_layers", "1", "--data.limit", "4"]
     held = ["--data.validation", "1", "--data.test", "1", "--trainer.fast_dev_run", "2", "--trainer.accelerator", "cpu"]
     cli.main(["fit", *configs, *size, *held])
     assert list(tmp_path.iterdir()) == []
@@ -232,7 +241,14 @@ def test_packaged_configs_run(names, tmp_path, monkeypatch):
 def test_packaged_full_size_config_runs_small(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_parquet(tmp_path / "toy", [toy_event(i) for i in range(3)])
-    size = ["--model.network.dim", "16", "--model.network.layers", "1", "--model.network.window", "16"]
+    size = [
+        "--model.network.encoder.dim",
+        "16",
+        "--model.network.encoder.num_layers",
+        "1",
+        "--model.network.window",
+        "16",
+    ]
     size += ["--model.network.features", "[x, y, z, r]"]
     rest = ["--data.path", "toy", "--data.validation", "1", "--data.test", "1", "--data.workers", "0"]
     cpu = ["--trainer.accelerator", "cpu", "--model.compile", "false", "--trainer.fast_dev_run", "2"]
@@ -271,7 +287,14 @@ def test_real_trackml_events(tmp_path, capsys):
     folder = Path(__file__).resolve().parents[3] / "shared" / "trackml"
     if not folder.is_dir():
         pytest.skip("no real TrackML files in ../shared/trackml")
-    size = ["--model.network.dim", "16", "--model.network.layers", "1", "--trainer.fast_dev_run", "1"]
+    size = [
+        "--model.network.encoder.dim",
+        "16",
+        "--model.network.encoder.num_layers",
+        "1",
+        "--trainer.fast_dev_run",
+        "1",
+    ]
     cli.main(["fit", "--config", "hit_filter.yaml", *size, "--data.path", str(folder), "--trainer.accelerator", "cpu"])
     said = capsys.readouterr().err
     assert "event 1001, 1003" in said
@@ -285,7 +308,7 @@ def test_step_can_be_driven_from_outside(toy_folder):
     from hepattn.training import OptimiserConfig, make_optimiser, make_schedule
 
     torch.manual_seed(0)
-    network = HitFilterConfig(features=("x", "y", "z"), dim=16, layers=1, heads=2, window=8)
+    network = HitFilterConfig(features=("x", "y", "z"), window=8, encoder=EncoderConfig(16, 1, 2))
     module = HitFilterModule(network)
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     config = OptimiserConfig(learning_rate=1e-2, warmup_steps=2)
@@ -300,3 +323,27 @@ def test_step_can_be_driven_from_outside(toy_folder):
         schedule.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_every_switch_of_the_encoder_can_be_set_and_router_losses_are_logged(toy_config, tmp_path):
+    encoder = "--model.network.encoder."
+    switches = {"experts": "3", "registers": "2", "cls": "1", "laser": "true", "hybrid_norm": "true", "gate": "true"}
+    chosen = [word for name, value in switches.items() for word in (encoder + name, value)]
+    log = ["--trainer.log_every_n_steps", "1", "--model.router_weights.balance", "0.5"]
+    cli.main(["fit", "--config", str(toy_config), *chosen, *log, "--trainer.max_steps", "2"])
+    columns = (run(tmp_path) / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"loss", "router_balance", "router_z"} <= set(columns)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--model.network.encoder.colour", "1"], "colour"),
+        (["--model.network.encoder.num_layers", "1", "--model.network.encoder.value_residual", "true"], "leave it out"),
+        (["--model.network.encoder.registers", "40"], "some hit sees no register"),
+    ],
+)
+def test_unknown_and_conflicting_switches_end_early(toy_config, capsys, option, words):
+    with pytest.raises((SystemExit, ValueError)) as caught:
+        cli.main(["fit", "--config", str(toy_config), *option])
+    assert words in capsys.readouterr().err + str(caught.value)

@@ -21,7 +21,7 @@ def test_numbers_are_the_same_after_the_workers_went_home() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP is torch's on Linux")
 def test_another_thread_keeps_its_workers_while_they_work() -> None:
     x = torch.arange(1_000_000, dtype=torch.float64)
-    found = []
+    found: list[torch.Tensor] = []
 
     def work() -> None:
         found.extend(x.sin() for _ in range(50))

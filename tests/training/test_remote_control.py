@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 
+from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilterConfig
 from hepattn.training import EventDataModule, HitFilterModule, load_checkpoint
 from hepattn.training.callbacks import RemoteControl, TrainingStopped
@@ -14,7 +15,7 @@ from hepattn.training.module import read_checkpoint
 
 def begin(remote: RemoteControl, events: Path, **options) -> tuple[threading.Thread, list[BaseException]]:
     """Trains in a thread, with a list of what ended it."""
-    network = HitFilterConfig(features=("x", "y", "z"), dim=8, layers=1, heads=2, window=8)
+    network = HitFilterConfig(features=("x", "y", "z"), window=8, encoder=EncoderConfig(8, 1, 2))
     data = EventDataModule(str(events), validation=2, test=2)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     settings = {"max_steps": 50, "accelerator": "cpu", "limit_val_batches": 0, **quiet, **options}
@@ -49,7 +50,7 @@ def test_a_step_is_one_of_the_optimiser_where_batches_are_summed(toy_folder, tmp
     checkpoint = read_checkpoint(path)
     assert checkpoint["global_step"] == 3
     assert checkpoint["EventDataModule"] == {"consumed": 6}
-    assert load_checkpoint(path).config.dim == 8
+    assert load_checkpoint(path).config.encoder.dim == 8
 
 
 def test_it_waits_aside_and_without_a_checkpoint_leaves_none(toy_folder, tmp_path):

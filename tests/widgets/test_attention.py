@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hepattn.data import sample_events
+from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting.attention_numbers import preference
 from hepattn.plotting.attention_panels import MapPanel
@@ -23,7 +24,7 @@ def events():
 
 @pytest.fixture(scope="module")
 def net():
-    return HitFilter(dim=16, layers=2, heads=2, window=32)
+    return HitFilter(window=32, encoder=EncoderConfig(16, 2, 2))
 
 
 def artists(explorer: AttentionExplorer) -> list[int]:

@@ -6,6 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from hepattn.attention.backends.base import Call
 from hepattn.attention.backends.local import local_attention
+from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
 from hepattn.attention.backends.sparse import block_share, sparse_attention
 from hepattn.attention.reference import allowed_pairs
 from hepattn.masks.window import Window
@@ -23,10 +24,12 @@ def refusal(call: Call) -> str | None:
     if (
         torch.compiler.is_compiling()
         and not isinstance(call.mask, Window)
+        and window_and_tokens(call.mask) is None
         and max(call.queries.batch, call.keys.batch) > 1
     ):
         return (
-            "in torch.compile a batch of several events needs a Window (or the flex kernel), since lengths are values"
+            "in torch.compile a batch of several events needs a Window, alone or with GlobalTokens, or flex, "
+            "since lengths are values"
         )
     return None
 
@@ -36,6 +39,9 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
     if call.bias is None and isinstance(call.mask, Window) and call.queries is call.keys:
         return local_attention(call)
     traced = torch.compiler.is_compiling()
+    if traced and (parts := window_and_tokens(call.mask)):
+        merged, sums = attend_with_globals(call, *parts, _windowed)
+        return merged, sums.float() if call.return_lse else None
     if not traced and (call.bias is not None or (call.mask is not None and block_share(call) < DENSE_FROM)):
         return sparse_attention(call)
     if call.queries.batch == 1:
@@ -49,6 +55,12 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
         lses.append(lse)
     whole = [lse for lse in lses if lse is not None]
     return torch.cat(outs), torch.cat(whole) if call.return_lse else None
+
+
+def _windowed(call: Call) -> tuple[Tensor, Tensor]:
+    out, lse = local_attention(call)
+    assert lse is not None
+    return out, lse
 
 
 def _event(call: Call, q: Tensor, k: Tensor, v: Tensor, event: int) -> tuple[Tensor, Tensor | None]:
