@@ -63,6 +63,12 @@ def gradients(encoder: Encoder, out: Tensor, x: Tensor) -> dict[str, Tensor]:
     return {n: g for n, g in zip(["x", *weights], found, strict=True) if g is not None}
 
 
+def apart(found: Tensor, expected: Tensor, least: float = 0.0) -> float:
+    """Norm of the difference over that of what is expected, or over `least` where that is more."""
+    difference = found.detach().float().cpu() - expected.detach()
+    return float(difference.norm()) / max(float(expected.detach().norm()), least)
+
+
 @pytest.mark.parametrize("mask", MASKS, ids=str)
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_three_doors_and_events_alone(switch: str, mask: Mask | None) -> None:
@@ -144,10 +150,10 @@ def test_on_a_gpu_as_on_the_cpu(switch: str, backend: str) -> None:
     if half and "experts" in SWITCHES[switch]:  # a rounded token may choose other experts
         assert out.tokens.values.isfinite().all()
         return
-    close = 0.15 if half else 1e-3
-    assert torch.allclose(out.tokens.values.float().cpu(), expected.tokens.values, atol=close, rtol=close)
-    scale = {n: float(g.abs().max()) for n, g in grads.items()}
-    assert all(float((found[n].cpu() - grads[n]).abs().max()) <= close * max(scale[n], 1.0) for n in grads)
+    assert apart(out.tokens.values, expected.tokens.values) < (0.03 if half else 1e-4)
+    least = 0.01 * max(float(grad.norm()) for grad in grads.values())  # a bias of all keys has no gradient but noise
+    far = {n: apart(found[n], grads[n], least) for n in grads}
+    assert all(distance < (0.1 if half else 1e-3) for distance in far.values()), far
 
 
 @pytest.mark.parametrize("mask", [None, Window(6), Window(8, wrap=True)], ids=str)

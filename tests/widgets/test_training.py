@@ -45,7 +45,11 @@ def config(tmp_path_factory) -> Path:
     settings = {
         "seed_everything": 3,
         "model": {
-            "network": {"features": ["x", "y", "z", "r"], "dim": 16, "layers": 2, "heads": 2, "window": 8},
+            "network": {
+                "features": ["x", "y", "z", "r"],
+                "window": 8,
+                "encoder": {"dim": 16, "num_layers": 2, "num_heads": 2},
+            },
             "optimiser": {"learning_rate": 5e-3, "warmup_steps": 2},
         },
         "data": {"path": str(folder / "events"), "validation": 2, "test": 2},

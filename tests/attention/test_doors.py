@@ -1,0 +1,80 @@
+"""Padded and nested input give the packed numbers and gradients on every kernel, with masks, alone and across."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hepattn import Attention, KernelRefusal, Packed
+from hepattn.masks import GlobalTokens, Mask, Strided, Window
+
+LENGTHS, KEYS = [40, 1, 0, 23], [90, 4, 7, 60]
+SELF: list[Mask | None] = [None, Window(8), Window(9, wrap=True), Window(6, wrap=True) | GlobalTokens([0])]
+ACROSS: list[Mask | None] = [None, Strided(11), Strided(16, wrap=True)]
+CALLS = [("self", mask) for mask in SELF] + [("across", mask) for mask in ACROSS]
+
+
+def values(lengths: list[int], seed: int, device: str) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(sum(lengths), 32, generator=generator).to(device).requires_grad_()
+
+
+def through(door: str, x: Tensor, lengths: list[int]) -> tuple[Any, Tensor | None]:
+    """x (T, 32) as it goes into a model, with `valid` where it is padded; padding holds what must not matter."""
+    packed = Packed(x, torch.tensor(lengths))
+    if door == "packed":
+        return packed, None
+    if door == "nested":
+        return packed.to_nested(), None
+    padded, valid = packed.to_padded(max(lengths) + 3)
+    return padded + torch.where(valid[..., None], 0.0, 1e4), valid
+
+
+def call(attention: Attention, door: str, kind: str, mask: Mask | None, device: str) -> tuple[Tensor, list[Tensor]]:
+    """The output (T, 32), packed, and the gradients of x, of the context and of all weights."""
+    x, context = values(LENGTHS, 1, device), values(KEYS, 2, device)
+    given, valid = through(door, x, LENGTHS)
+    other, other_valid = through(door, context, KEYS) if kind == "across" else (None, None)
+    out = attention(given, other, mask=mask, valid=valid, context_valid=other_valid)
+    if valid is not None:
+        assert (out[~valid] == 0).all()
+        out = out[valid]
+    else:
+        out = out.values() if door == "nested" else out.values
+    leaves = [x, *attention.parameters(), *([context] if kind == "across" else [])]
+    return out, list(torch.autograd.grad(out.float().square().sum(), leaves))
+
+
+def make() -> Attention:
+    torch.manual_seed(0)
+    return Attention(32, 2, qk_norm="rms", gate=True)
+
+
+@pytest.mark.parametrize("door", ["padded", "nested"])
+@pytest.mark.parametrize(("kind", "mask"), CALLS, ids=str)
+def test_on_a_cpu(door: str, kind: str, mask: Mask | None) -> None:
+    expected, grads = call(make(), "packed", kind, mask, "cpu")
+    found, mine = call(make(), door, kind, mask, "cpu")
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(mine, grads, strict=True))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("backend", ["sdpa", "flex", "flash", "auto"])
+@pytest.mark.parametrize("door", ["packed", "padded", "nested"])
+@pytest.mark.parametrize(("kind", "mask"), CALLS, ids=str)
+def test_on_a_gpu(backend: str, door: str, kind: str, mask: Mask | None) -> None:
+    """In bfloat16, so that all kernels are asked; what flash refuses, it refuses through every door."""
+    expected, grads = call(make(), "packed", kind, mask, "cpu")
+    attention = make().to("cuda")
+    attention.set_backend(backend)
+    with torch.autocast("cuda", torch.bfloat16):
+        if backend == "flash" and not (mask is None or (isinstance(mask, Window) and kind == "self")):
+            with pytest.raises(KernelRefusal, match="flash:"):
+                call(attention, door, kind, mask, "cuda")
+            return
+        found, mine = call(attention, door, kind, mask, "cuda")
+    for one, other in zip([found, *mine], [expected, *grads], strict=True):
+        assert float((one.float().cpu() - other).norm()) <= 0.05 * max(float(other.norm()), 1.0)
