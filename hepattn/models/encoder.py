@@ -219,9 +219,10 @@ class Encoder(nn.Module):
         """The packed corridor: hits x (T, dim) with the layout of their events.
 
         `angles` (T, P) in radian turn the queries and keys of every layer, P = dim // num_heads // 2; `inserted` is
-        the plan of the learned tokens for this layout, where the encoder has some.
+        the plan of the learned tokens for this layout, where the encoder has some; None: it is made here.
         """
-        if self.extra is not None and inserted is not None:
+        if self.extra is not None:
+            inserted = self.extra.plan(layout) if inserted is None else inserted
             x = self.extra.insert(x, inserted)
             angles = None if angles is None else spread(angles, inserted, between=True)
             layout = inserted.layout

@@ -12,7 +12,7 @@ from hepattn.layers.experts import Experts, mean_losses
 from hepattn.masks import Dense, GlobalTokens, Mask, Window
 from hepattn.models.encoder import Encoder
 from hepattn.models.encoder_config import EncoderConfig
-from hepattn.sequence import Packed, Role
+from hepattn.sequence import Layout, Packed, Role
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "hybrid norm": {"hybrid_norm": True},
@@ -171,6 +171,7 @@ def test_registers_written_out(mask: Mask | None) -> None:
     out = encoder.encode(Packed(x, torch.tensor([7])))
     assert torch.allclose(out.tokens.values, expected[[2, 3, 4, 6, 7, 8, 10]], atol=1e-6)
     assert torch.allclose(out.cls[0], expected[:1], atol=1e-6)
+    assert torch.equal(encoder.run(x, Layout.of([7], "cpu")).tokens, out.tokens.values)  # no plan: made inside
     with record_attention(encoder) as calls:
         encoder(Packed(x, torch.tensor([7])))
     roles = calls[0].layout.roles
