@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 BENCHES = {
+    "ablation": ("hepattn.bench.ablation", "what each switch of the encoder does to a trained hit filter"),
     "attention": ("hepattn.bench.attention", "windowed attention on a GPU against FA2, FA4 and global attention"),
     "experts": ("hepattn.bench.experts", "a mixture of experts against a dense network of the same active width"),
     "local-cpu": ("hepattn.bench.local_cpu", "windowed attention on a CPU against dense-mask SDPA and flex"),

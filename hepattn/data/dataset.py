@@ -131,6 +131,11 @@ class HitBatch:
     reconstructable: Packed
     event_ids: tuple[int, ...]
 
+    @property
+    def num_reconstructable(self) -> Tensor:
+        """(B,) int64: reconstructable particles of each event, before any filter."""
+        return torch.stack([particles.sum() for particles in self.reconstructable.split()])
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The batch on another device (lengths stay on the CPU)."""
 

@@ -18,7 +18,7 @@ from hepattn.data.dataset import COORDINATES, hit_inputs
 from hepattn.data.features import DEFAULT_FEATURES, check_features
 from hepattn.data.sample import data_directory
 from hepattn.data.schema import Event, Selection
-from hepattn.encodings import Sinusoidal
+from hepattn.encodings import Rotary, RotaryFields, Sinusoidal
 from hepattn.encodings.base import close_turn
 from hepattn.layers import Dense, Residual, make_norm
 from hepattn.layers.experts import RouterLosses
@@ -58,6 +58,10 @@ class HitFilterConfig:
     z_octaves: int = 0
     z_unit: float = 200.0
     """mm; z / z_unit is encoded."""
+    rotary: bool = False
+    """Queries and keys of every layer are turned by phi and eta too, see `hepattn.encodings.Rotary`."""
+    count: bool = False
+    """Also estimate how many particles of an event are reconstructable, from its CLS tokens (`encoder.cls` >= 1)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
@@ -71,6 +75,12 @@ class HitFilterConfig:
                 raise ValueError(f"{name} must be at least {bound}, not {getattr(self, name)}")
         if not (self.r_unit > 0 and self.z_unit > 0):
             raise ValueError(f"r_unit and z_unit are lengths > 0 in mm, not {self.r_unit} and {self.z_unit}")
+        if self.rotary and not self.attention:
+            raise ValueError("rotary turns queries and keys, and attention=False has none: leave one of them out")
+        if self.rotary and self.encoder.dim // self.encoder.num_heads < 4:
+            raise ValueError("rotary turns by phi and eta, two channels each: give heads of at least 4 channels")
+        if self.count and not (self.attention and self.encoder.cls):
+            raise ValueError("count reads the encoder's CLS tokens: give encoder.cls=1, and attention")
 
     @property
     def selection(self) -> Selection:
@@ -118,6 +128,11 @@ class Octaves(nn.Module):
         return torch.cat(columns, dim=1) if columns else coordinates.new_zeros(len(coordinates), 0)
 
 
+def _turn_by_phi(channels: int) -> Rotary:
+    """Fine enough for a window's phi differences: at most 512 turns of the channels in a turn of phi."""
+    return Rotary(channels, alpha=512.0, periodic=True)
+
+
 class PerHit(nn.Module):
     """Residual dense layers on each hit alone, with as many weights as an encoder of these sizes has.
 
@@ -152,10 +167,12 @@ class Judged:
     Attributes:
         logits: (T,) float32, in the order of the hits.
         losses: of the encoder's routers, None without experts or without a hit.
+        log_count: (B,) float32, estimate of log(1 + number of reconstructable particles); None without `count`.
     """
 
     logits: Tensor
     losses: RouterLosses | None
+    log_count: Tensor | None
 
 
 class HitFilter(nn.Module):
@@ -187,6 +204,9 @@ class HitFilter(nn.Module):
         else:
             self.encoder = PerHit(c.encoder)
         self.output = nn.Linear(dim, 1)
+        head_dim = dim // c.encoder.num_heads
+        self.rotary = RotaryFields({"phi": _turn_by_phi, "eta": Rotary}, head_dim) if c.rotary else None
+        self.count_head = nn.Linear(c.encoder.cls * dim + 1, 1) if c.count else None
 
     def forward(self, inputs: Packed | Tensor, valid: Tensor | None = None) -> Packed | Tensor:
         """Logits of all hits; what comes in (packed, padded with valid, nested) comes out.
@@ -226,19 +246,29 @@ class HitFilter(nn.Module):
                 f"not an input of shape {tuple(inputs.values.shape)}"
             )
         if not len(inputs.values):
-            zero = 0.0 * sum(p.sum() for p in self.parameters())
-            return Judged(inputs.values.new_zeros(0, dtype=torch.float32) + zero, None)
+            zero = 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
+            counts = None if self.count_head is None else zero.expand(len(inputs.lengths))
+            return Judged(inputs.values.new_zeros(0, dtype=torch.float32) + zero, None, counts)
         hits = Packed(inputs.values, inputs.lengths).sort(inputs.values[:, features].float())
         named, coordinates = hits.values[:, :features], hits.values[:, features:].float()
         x = self.input(torch.cat([named, self.encoding(coordinates)], dim=1))
-        losses = None
+        losses = log_count = None
         if isinstance(self.encoder, Encoder):
-            encoded = self.encoder.encode(Packed(x, hits.lengths))
+            angles = None if self.rotary is None else self.rotary(coordinates[:, :2])
+            encoded = self.encoder.encode(Packed(x, hits.lengths), rotation=angles)
             x, losses = encoded.tokens.values, encoded.losses
+            log_count = self._log_count(encoded.cls, hits.lengths)
         else:
             x = self.encoder(Packed(x, hits.lengths)).values
         logit = self.output(x).squeeze(-1).float()
-        return Judged(hits.with_values(logit).unsort().values, losses)
+        return Judged(hits.with_values(logit).unsort().values, losses, log_count)
+
+    def _log_count(self, cls: Tensor, lengths: Tensor) -> Tensor | None:
+        """(B,) from the CLS tokens (B, C, dim) and the number of hits, which attention, an average, does not see."""
+        if self.count_head is None:
+            return None
+        hits = lengths.to(cls.device, cls.dtype)[:, None].log1p()
+        return self.count_head(torch.cat([cls.flatten(1), hits], dim=1)).squeeze(1).float()
 
     def set_backend(self, backend: str) -> None:
         """Another attention kernel; the same numbers."""
@@ -265,14 +295,32 @@ class HitFilter(nn.Module):
             ValueError: the event lacks what a feature needs (cluster shapes)
         """
         inside = torch.from_numpy(self.config.selection.in_volumes(event.hits))
-        inputs = self.inputs(event if bool(inside.all()) else event.keep(inside.numpy()))
+        probability = self._judge(event).logits.sigmoid().cpu()
+        return torch.full((len(inside),), float("nan")).masked_scatter(inside, probability)
+
+    @torch.no_grad()
+    def count(self, event: Event) -> float:
+        """Estimate of the number of reconstructable particles in an event, in evaluation mode like `score`.
+
+        Raises:
+            ValueError: the filter was made without `count`, or the event lacks what a feature needs
+        """
+        if self.count_head is None:
+            raise ValueError("this filter does not count particles: make one with count=True and CLS tokens")
+        log_count = self._judge(event).log_count
+        assert log_count is not None
+        return float(log_count.expm1().clamp(min=0))
+
+    def _judge(self, event: Event) -> Judged:
+        """Of the event's hits in the selected volumes, in evaluation mode; the mode is left as it was."""
+        inside = self.config.selection.in_volumes(event.hits)
+        inputs = self.inputs(event if bool(inside.all()) else event.keep(inside))
         training = self.training
         self.eval()
         try:
-            probability = self.logits(inputs).sigmoid().cpu()
+            return self.judge(inputs)
         finally:
             self.train(training)
-        return torch.full((len(inside),), float("nan")).masked_scatter(inside, probability)
 
     def save(self, path: str | Path, note: str = "", *, dtype: torch.dtype = torch.float32) -> Path:
         """Weights and configuration as one safetensors file.

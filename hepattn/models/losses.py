@@ -46,6 +46,22 @@ def hit_loss(logits: Tensor, target: Tensor, pos_weight: PosWeight = "balance") 
     return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weight)
 
 
+def count_loss(log_count: Tensor, number: Tensor) -> Tensor:
+    """Smooth L1 loss (arXiv:1504.08083) of the logarithm of a number, so that it is relative; 0 without an event.
+
+    Args:
+        log_count: (B,) float, estimate of log(1 + number)
+        number: (B,) int, the true numbers
+
+    Raises:
+        ValueError: the shapes differ
+    """
+    if log_count.shape != number.shape:
+        raise ValueError(f"one number an event: estimated {tuple(log_count.shape)}, true {tuple(number.shape)}")
+    log_count = log_count.float()
+    return F.smooth_l1_loss(log_count, number.to(log_count).log1p(), reduction="sum") / max(1, number.numel())
+
+
 @dataclass(frozen=True)
 class RouterWeights:
     """Factors of the losses that keep the routers of experts even and calm, as the papers have them.

@@ -18,7 +18,7 @@ from typing_extensions import override
 from hepattn.data.dataset import HitBatch
 from hepattn.metrics import Estimate, FilterMetrics, ScoredEvent, at_efficiency, filter_metrics, roc_auc_events
 from hepattn.models.hit_filter import HitFilter, HitFilterConfig
-from hepattn.models.losses import PosWeight, RouterWeights, check_pos_weight, hit_loss
+from hepattn.models.losses import PosWeight, RouterWeights, check_pos_weight, count_loss, hit_loss
 from hepattn.sequence import Packed
 from hepattn.training.optimise import OptimiserConfig, make_optimiser, make_schedule
 
@@ -34,6 +34,7 @@ class HitFilterModule(pl.LightningModule):
         optimiser: AdamW and its schedule
         pos_weight: weight of a target hit in the loss, or "balance" (hits / target hits)
         router_weights: factors of the losses of the encoder's routers, where it has experts
+        count_weight: factor of the loss of the number of particles, where the filter has `count`
         threshold: at which validation states efficiency and purity
         backend: attention kernel
         compile: compile the encoder (worth it on a GPU)
@@ -50,6 +51,7 @@ class HitFilterModule(pl.LightningModule):
         optimiser: OptimiserConfig = OptimiserConfig(),  # noqa: B008
         pos_weight: PosWeight = "balance",
         router_weights: RouterWeights = RouterWeights(),  # noqa: B008
+        count_weight: float = 0.1,
         threshold: float = 0.1,
         backend: str = "auto",
         compile: bool = False,  # noqa: A002
@@ -59,9 +61,12 @@ class HitFilterModule(pl.LightningModule):
         check_pos_weight(pos_weight)
         if not 0 < threshold < 1:
             raise ValueError(f"threshold is a probability in (0, 1), not {threshold}")
+        if not 0 <= count_weight < float("inf"):
+            raise ValueError(f"count_weight is a finite factor >= 0, not {count_weight}")
         self.optimiser_config = optimiser
         self.pos_weight: PosWeight = pos_weight
         self.router_weights = router_weights
+        self.count_weight = count_weight
         self.threshold = threshold
         if weights is not None:
             self.model = HitFilter.load(weights, backend=backend).train()
@@ -84,13 +89,22 @@ class HitFilterModule(pl.LightningModule):
         if judged.losses is not None:
             of_routers = {f"router_{name}": value for name, value in judged.losses._asdict().items()}
             self.log_dict(of_routers, batch_size=len(batch.event_ids))
+        if judged.log_count is not None:
+            of_count = count_loss(judged.log_count, batch.num_reconstructable)
+            self.log("count_loss", of_count, batch_size=len(batch.event_ids))
+            loss = loss + self.count_weight * of_count
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.event_ids))
         return loss
 
     @override
     def validation_step(self, batch: HitBatch, batch_idx: int = 0) -> None:
         """Scores of one batch, kept until the epoch ends."""
-        self._scored += scored_events(batch, self(batch).sigmoid())
+        judged = self.model.judge(batch.inputs)
+        self._scored += scored_events(batch, judged.logits.sigmoid())
+        if judged.log_count is not None:
+            number = batch.num_reconstructable
+            off = (judged.log_count.expm1() - number).abs() / number.clamp(min=1)
+            self.log("count_error", off.mean(), on_epoch=True, batch_size=len(number))
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -184,8 +198,9 @@ class HitFilterModule(pl.LightningModule):
         Raises:
             ValueError: naming the settings that differ
         """
-        saved, own = json.loads(checkpoint["hit_filter"]), json.loads(self.model.config.to_json())
-        other = [f"{name} {saved.get(name)} instead of {own[name]}" for name in own if saved.get(name) != own[name]]
+        saved = json.loads(HitFilterConfig.from_json(checkpoint["hit_filter"]).to_json())
+        own = json.loads(self.model.config.to_json())
+        other = [f"{name} {saved[name]} instead of {own[name]}" for name in own if saved[name] != own[name]]
         if other:
             raise ValueError(f"the checkpoint is of another filter: {', '.join(other)}")
         self._random = {name: checkpoint[name] for name in ("random", "random_cuda") if name in checkpoint}

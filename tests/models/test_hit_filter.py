@@ -1,4 +1,5 @@
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hepattn.metrics.filter import roc_auc
 from hepattn.models.encoder import Encoder
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter, HitFilterConfig, Octaves
-from hepattn.models.losses import RouterWeights
+from hepattn.models.losses import RouterWeights, count_loss
 from hepattn.sequence import Packed
 
 SMALL: dict[str, Any] = {"features": ("x", "y", "z", "eta"), "window": 8, "encoder": EncoderConfig(16, 2, 2)}
@@ -138,6 +139,49 @@ def test_losses_of_routers_come_with_the_logits():
         RouterWeights(z=-1)
 
 
+def test_rotary_sees_differences_of_phi_alone():
+    """Without phi among inputs: an event turned about the beam scores alike, and hits' order and seam move with it."""
+    net = model(features=("z",), phi_octaves=0, eta_octaves=0, r_octaves=0, rotary=True)
+    without = model(features=("z",), phi_octaves=0, eta_octaves=0, r_octaves=0)
+    parts = [hit_inputs(event(n, seed=n), ("z",)) for n in (30, 7)]
+    x = Packed(torch.cat(parts), torch.tensor([30, 7]))
+    turned = x.values.clone()
+    phi = turned[:, 1] + 2.5
+    turned[:, 1] = torch.atan2(phi.sin(), phi.cos())
+    torch.testing.assert_close(net.logits(x.with_values(turned)), net.logits(x), rtol=1e-4, atol=1e-4)
+    assert (net.logits(x) - without.logits(x)).abs().max() > 1e-3
+    alone = [net.logits(Packed(part, torch.tensor([len(part)]))) for part in x.split()]
+    torch.testing.assert_close(net.logits(x), torch.cat(alone), rtol=1e-4, atol=1e-5)
+    for parameter in net.parameters():
+        parameter.grad = None
+    net.logits(x).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_the_count_reads_cls_tokens_and_the_number_of_hits():
+    net, x = model(count=True, encoder=EncoderConfig(16, 2, 2, cls=2)), packed(30, 5)
+    count = net.judge(x).log_count
+    assert count is not None
+    assert count.shape == (2,)
+    alone = [net.judge(Packed(part, torch.tensor([len(part)]))).log_count for part in x.split()]
+    torch.testing.assert_close(count, torch.cat([one for one in alone if one is not None]), rtol=1e-4, atol=1e-5)
+    count_loss(count, torch.tensor([20, 3])).backward()
+    assert isinstance(net.encoder, Encoder)
+    assert net.encoder.extra is not None
+    learned = net.encoder.extra.cls_tokens
+    assert learned is not None
+    assert learned.grad is not None
+    assert learned.grad.abs().max() > 0
+    whole = event(30, seed=30)
+    assert net.count(whole) == pytest.approx(max(0.0, math.expm1(count[0].item())), rel=1e-4)
+    nothing = net.judge(packed(0)).log_count
+    assert nothing is not None
+    assert nothing.shape == (1,)
+    assert model().judge(x).log_count is None
+    with pytest.raises(ValueError, match="count=True"):
+        model().count(whole)
+
+
 def test_saved_and_loaded(tmp_path):
     net = model(volumes=(7, 8, 9, 13), z_octaves=2, encoder=EncoderConfig(16, 2, 2, gate=True, value_residual=True))
     path = net.save(tmp_path / "deep" / "filter.safetensors", note="made by a test")
@@ -191,6 +235,9 @@ def test_shipped_weights_do_what_their_card_says(name, sample, least):
         ({"features": ("x", "colour")}, "colour"),
         ({"r_unit": 0.0}, "r_unit"),
         ({"volumes": ()}, "volume"),
+        ({"rotary": True, "attention": False}, "rotary turns queries and keys"),
+        ({"rotary": True, "encoder": EncoderConfig(8, 2, 4)}, "heads of at least 4 channels"),
+        ({"count": True}, "encoder.cls=1"),
     ],
 )
 def test_impossible_configurations(changes, words):

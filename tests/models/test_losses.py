@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hepattn.models.losses import balance_weight, hit_loss
+from hepattn.models.losses import balance_weight, count_loss, hit_loss
 
 
 def slow(logits, target, weight):
@@ -52,3 +52,16 @@ def test_refusals():
     for weight in (0.0, -1.0, float("inf"), "median"):
         with pytest.raises(ValueError, match="pos_weight"):
             hit_loss(torch.zeros(3), torch.zeros(3, dtype=torch.bool), weight)  # type: ignore[arg-type]
+
+
+def test_count_loss_is_relative_and_bounded_in_slope():
+    number = torch.tensor([0, 9, 1000])
+    estimate = torch.tensor([0.25, math.log(10) + 3, math.log(1001)], requires_grad=True)
+    loss = count_loss(estimate, number)
+    assert loss.item() == pytest.approx((0.25**2 / 2 + 2.5 + 0) / 3, rel=1e-5)
+    loss.backward()
+    assert estimate.grad is not None
+    torch.testing.assert_close(estimate.grad, torch.tensor([0.25, 1.0, 0.0]) / 3, atol=1e-6, rtol=1e-5)
+    assert count_loss(torch.zeros(0), torch.zeros(0, dtype=torch.int64)).item() == 0
+    with pytest.raises(ValueError, match="one number an event"):
+        count_loss(torch.zeros(2), torch.zeros(3, dtype=torch.int64))

@@ -329,10 +329,11 @@ def test_every_switch_of_the_encoder_can_be_set_and_router_losses_are_logged(toy
     encoder = "--model.network.encoder."
     switches = {"experts": "3", "registers": "2", "cls": "1", "laser": "true", "hybrid_norm": "true", "gate": "true"}
     chosen = [word for name, value in switches.items() for word in (encoder + name, value)]
-    log = ["--trainer.log_every_n_steps", "1", "--model.router_weights.balance", "0.5"]
-    cli.main(["fit", "--config", str(toy_config), *chosen, *log, "--trainer.max_steps", "2"])
+    chosen += ["--model.network.count", "true", "--model.network.rotary", "true"]
+    log = ["--trainer.log_every_n_steps", "1", "--model.router_weights.balance", "0.5", "--model.count_weight", "0.5"]
+    cli.main(["fit", "--config", str(toy_config), *chosen, *log, "--trainer.max_steps", "3"])
     columns = (run(tmp_path) / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"loss", "router_balance", "router_z"} <= set(columns)
+    assert {"loss", "router_balance", "router_z", "count_loss", "count_error"} <= set(columns)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,374 @@
+"""What each switch of the encoder does to the hit filter: the same events, the same steps, several seeds.
+
+`python -m hepattn.bench ablation --events FOLDER --out ablation.jsonl`. Every variant differs from the baseline in what
+its name says and in nothing else. All see the same events, turned in the same way, in the same order; a seed draws the
+first weights. Variants train side by side on one device, each in its own process; each is timed while all others wait.
+A finished training is a line of the file and is not run again.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
+
+from hepattn.data.dataset import Augmentation, EventStream, HitBatch, HitDataset, collate
+from hepattn.data.sources import open_events
+from hepattn.metrics import at_efficiency, roc_auc_events
+from hepattn.metrics.ablation import BASELINE, Run, read_runs, table
+from hepattn.models.encoder_config import EncoderConfig
+from hepattn.models.hit_filter import HitFilterConfig
+from hepattn.sequence import Packed
+from hepattn.training.cli import CONFIGS
+from hepattn.training.module import HitFilterModule, scored_events
+from hepattn.training.optimise import OptimiserConfig
+
+IN_ENCODER: Mapping[str, dict[str, Any]] = {
+    "qk_norm": {"qk_norm": "rms"},
+    "qkv_norm": {"qk_norm": "rms", "v_norm": True},
+    "hybrid_norm": {"hybrid_norm": True},
+    "layer norm": {"norm": "layer"},
+    "layer_scale": {"layer_scale": 1e-2},
+    "zero_start": {"zero_start": True},
+    "qk_norm, zero_start": {"qk_norm": "rms", "zero_start": True},
+    "drop_path": {"drop_path": 0.1},
+    "value_residual": {"value_residual": True},
+    "gate": {"gate": True},
+    "laser": {"laser": True},
+    "registers": {"registers": 64},
+    "global_registers": {"global_registers": 4},
+    "distance_bias": {"distance_bias": "circular"},
+    "experts": {"experts": 8},
+    "gelu": {"activation": "gelu", "dense_ratio": 3.0},
+}
+"""Changes of `EncoderConfig` by variant. "gelu" is not gated, and as wide as makes its matrices as large."""
+IN_FILTER: Mapping[str, dict[str, Any]] = {
+    BASELINE: {},
+    "rotary": {"rotary": True},
+    "count": {"count": True},
+    "no encodings": dict.fromkeys(("phi_octaves", "eta_octaves", "r_octaves", "z_octaves"), 0),
+    "no attention": {"attention": False},
+}
+"""Changes of `HitFilterConfig` by variant; "count" has a CLS token, too."""
+VARIANTS = (*IN_FILTER, *IN_ENCODER)
+UNTIMED, TIMED, PARTS = 30, 100, 40
+"""Steps before the clock starts (the first ones compile), steps that it runs, and parts of the curve that is kept."""
+
+
+def configure(variant: str, config: HitFilterConfig) -> HitFilterConfig:
+    """The baseline's configuration with the variant's change."""
+    if variant == "count":
+        config = replace(config, encoder=replace(config.encoder, cls=1))
+    if variant in IN_ENCODER:
+        return replace(config, encoder=replace(config.encoder, **IN_ENCODER[variant]))
+    return replace(config, **IN_FILTER[variant])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all trainings share; travels to their processes.
+
+    Attributes:
+        config: of the baseline.
+        optimiser: with the number of steps.
+        pos_weight: weight of a target hit.
+        folder: where the events of `keep` lie.
+        device: "cpu" or "cuda".
+    """
+
+    config: HitFilterConfig
+    optimiser: OptimiserConfig
+    pos_weight: Any
+    folder: Path
+    device: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a process tells: that it is ready for its turn, has been timed, or has failed."""
+
+    variant: str
+    failure: str | None = None
+
+
+class Kept(Dataset[HitBatch]):
+    """Batches of one event each, which lie on disk as `keep` left them; read where they lie."""
+
+    def __init__(self, path: Path) -> None:
+        tensors = torch.load(path, mmap=True, weights_only=True)
+        self.whole = HitBatch(
+            inputs=Packed(tensors["inputs"], tensors["hits"]),
+            target=tensors["target"],
+            particle=tensors["particle"],
+            row=tensors["row"],
+            reconstructable=Packed(tensors["reconstructable"], tensors["particles"]),
+            event_ids=tuple(tensors["event_ids"].tolist()),
+        )
+        self.hits, self.particles = self.whole.inputs.offsets, self.whole.reconstructable.offsets
+
+    def __len__(self) -> int:
+        return len(self.whole.event_ids)
+
+    def __getitem__(self, index: int) -> HitBatch:
+        hits = slice(int(self.hits[index]), int(self.hits[index + 1]))
+        particles = slice(int(self.particles[index]), int(self.particles[index + 1]))
+        whole, inputs, truth = self.whole, self.whole.inputs, self.whole.reconstructable
+        return HitBatch(
+            inputs=Packed(inputs.values[hits], inputs.lengths[index : index + 1]),
+            target=whole.target[hits],
+            particle=whole.particle[hits],
+            row=whole.row[hits],
+            reconstructable=Packed(truth.values[particles], truth.lengths[index : index + 1]),
+            event_ids=whole.event_ids[index : index + 1],
+        )
+
+
+def keep(dataset: HitDataset, order: Sequence[Any], path: Path, workers: int) -> None:
+    """Writes the dataset's batches in that order, so that no training has to prepare them again."""
+    loader = DataLoader(dataset, sampler=order, batch_size=None, num_workers=workers)
+    batch = collate([collate([one]) for one in loader])  # the inner one copies what a worker's open files hold
+    tensors = {
+        "inputs": batch.inputs.values,
+        "hits": batch.inputs.lengths,
+        "target": batch.target,
+        "particle": batch.particle,
+        "row": batch.row,
+        "reconstructable": batch.reconstructable.values,
+        "particles": batch.reconstructable.lengths,
+        "event_ids": torch.tensor(batch.event_ids),
+    }
+    torch.save(tensors, path)
+
+
+class Watch(pl.Callback):
+    """Keeps the losses; with a pipe, waits for its turn to be timed and is timed."""
+
+    def __init__(self, variant: str, pipe: Connection | None) -> None:
+        self.variant, self.pipe = variant, pipe
+        self.losses: list[torch.Tensor] = []
+        self.speed: float | None = None
+        self.memory: float | None = None
+        self._began = 0.0
+
+    @override
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        self.losses.append(outputs["loss"].detach())
+        if self.pipe is None or trainer.global_step not in {UNTIMED, UNTIMED + TIMED}:
+            return
+        on_gpu = pl_module.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.synchronize()
+        if trainer.global_step == UNTIMED:
+            self._meet()
+            self._began = time.perf_counter()
+            return
+        self.speed = TIMED / (time.perf_counter() - self._began)
+        self.memory = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None
+        self._meet()
+
+    def _meet(self) -> None:
+        assert self.pipe is not None
+        self.pipe.send(Said(self.variant))
+        self.pipe.recv()
+
+    def curve(self) -> tuple[float, ...]:
+        """Mean loss in `PARTS` equal parts of the training (in as many as there were steps, if those are fewer)."""
+        losses = torch.stack(self.losses).float().cpu()
+        return tuple(float(part.mean()) for part in losses.tensor_split(min(PARTS, len(losses))))
+
+
+def train(variant: str, seed: int, plan: Plan, pipe: Connection | None) -> Run:
+    """One training of a variant, and what it reaches on the held-out events."""
+    torch.compiler.reset()  # else graphs of former trainings count against dynamo's limit
+    pl.seed_everything(seed)
+    module = HitFilterModule(
+        configure(variant, plan.config), plan.optimiser, plan.pos_weight, compile=plan.device == "cuda"
+    )
+    watch, steps = Watch(variant, pipe), plan.optimiser.total_steps
+    assert steps is not None
+    trainer = pl.Trainer(
+        accelerator=plan.device,
+        devices=1,
+        precision="bf16-mixed" if plan.device == "cuda" else "32-true",
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[watch],
+    )
+    trainer.fit(module, DataLoader(Kept(plan.folder / "train.pt"), batch_size=None))
+    module.to(plan.device).eval()
+    events, off = [], []
+    for batch in Kept(plan.folder / "held_out.pt"):  # type: ignore[attr-defined]
+        with torch.no_grad(), torch.autocast(plan.device, torch.bfloat16, enabled=plan.device == "cuda"):
+            judged = module.model.judge(batch.to(plan.device).inputs)
+        events += scored_events(batch, judged.logits.sigmoid())
+        if judged.log_count is not None:
+            number = int(batch.num_reconstructable)
+            off.append(abs(float(judged.log_count.expm1()) - number) / max(1, number))
+    at_98, at_99 = at_efficiency(events, 0.98), at_efficiency(events, 0.99)
+    return Run(
+        variant=variant,
+        seed=seed,
+        steps=steps,
+        parameters=sum(p.numel() for p in module.model.parameters()),
+        auc=roc_auc_events(events, resamples=1).value,
+        purity_98=at_98.purity.value,
+        purity_99=at_99.purity.value,
+        retention_98=at_98.retention.value,
+        losses=watch.curve(),
+        steps_per_second=watch.speed,
+        gibibytes=watch.memory,
+        count_error=sum(off) / len(off) if off else None,
+    )
+
+
+def work(variant: str, seeds: Sequence[int], plan: Plan, pipe: Connection) -> None:
+    """A process: all trainings of a variant, one after the other; the first one is timed."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    try:
+        for number, seed in enumerate(seeds):
+            pipe.send(train(variant, seed, plan, None if number else pipe))
+    except Exception as error:  # noqa: BLE001  (the other variants go on; this one is named at the end)
+        pipe.send(Said(variant, f"{type(error).__name__}: {error}"))
+    pipe.close()
+
+
+class Yard:
+    """Runs a group of variants side by side: all get ready, each is timed alone, then all train at once.
+
+    Args:
+        path: file to which finished runs are added.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.failed: list[Said] = []
+
+    def run(self, todo: Mapping[str, Sequence[int]], plan: Plan) -> None:
+        """Trains every variant with its seeds."""
+        context, pipes = multiprocessing.get_context("spawn"), {}
+        for variant, seeds in todo.items():
+            ours, theirs = context.Pipe()
+            context.Process(target=work, args=(variant, seeds, plan, theirs), daemon=True).start()
+            theirs.close()
+            pipes[variant] = ours
+        ready = [pipe for pipe in pipes.values() if self._hear(pipe)]
+        timed = []
+        for pipe in ready:
+            pipe.send("your turn")
+            timed += [pipe] if self._hear(pipe) else []
+        for pipe in timed:
+            pipe.send("train")
+        while timed:
+            for heard in wait(timed):
+                assert isinstance(heard, Connection)
+                if not self._hear(heard):
+                    timed.remove(heard)
+
+    def _hear(self, pipe: Connection) -> bool:
+        """Takes the next message; False where nothing more will come."""
+        try:
+            said = pipe.recv()
+        except EOFError:
+            return False
+        if isinstance(said, Run):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(said.to_json() + "\n")
+            _say(f"{said.variant}, seed {said.seed}: AUC {said.auc:.4f}, purity {said.purity_98:.1%} at 98 %")
+        elif said.failure:
+            self.failed.append(said)
+            _say(f"{said.variant} failed: {said.failure}")
+            return False
+        return True
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains what is not in the file yet, and prints the table of all that is."""
+    parser = argparse.ArgumentParser(prog="python -m hepattn.bench ablation", description=__doc__)
+    parser.add_argument("--events", required=True, help="folder of events, see hepattn.data.open_events")
+    parser.add_argument("--out", type=Path, required=True, help="file of finished runs, a line each")
+    parser.add_argument("--config", default="hit_filter_mu200.yaml", help="features, selection, optimiser of all")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--warmup", type=int, default=200, help="steps")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--held-out", type=int, default=16, help="last events of the folder")
+    parser.add_argument("--passes", type=int, default=8, help="over the events, each turned anew; then from the start")
+    parser.add_argument("--processes", type=int, default=len(VARIANTS), help="variants side by side")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that prepare events")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(argv)
+    if options.steps <= UNTIMED + TIMED:
+        parser.error(f"--steps {options.steps}: a training is timed over {TIMED} steps after {UNTIMED}, give more")
+    done = {(run.variant, run.seed) for run in read_runs(options.out)}
+    todo = {name: [seed for seed in options.seeds if (name, seed) not in done] for name in options.variants}
+    todo = {name: seeds for name, seeds in todo.items() if seeds}
+    yard = Yard(options.out)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = _plan(options, Path(folder))
+        if todo:
+            _keep_events(options, plan)
+        names = list(todo)
+        for first in range(0, len(names), options.processes):
+            yard.run({name: todo[name] for name in names[first : first + options.processes]}, plan)
+    runs = read_runs(options.out)
+    _say(f"\n{plan.config.encoder}, window {plan.config.window}; {options.steps} steps of one event each\n")
+    _say(table(runs))
+    for said in yard.failed:
+        _say(f"{said.variant} failed: {said.failure}")
+    return 1 if yard.failed else 0
+
+
+def _plan(options: argparse.Namespace, folder: Path) -> Plan:
+    path = Path(options.config)
+    settings = yaml.safe_load((path if path.is_file() else CONFIGS / options.config).read_text(encoding="utf-8"))
+    model = settings["model"]
+    encoder = EncoderConfig(dim=options.dim, num_layers=options.layers, num_heads=options.heads)
+    config = HitFilterConfig(**model["network"] | {"window": options.window, "encoder": encoder})
+    schedule = {"total_steps": options.steps, "warmup_steps": options.warmup}
+    optimiser = OptimiserConfig(**model["optimiser"] | schedule)
+    return Plan(config, optimiser, model["pos_weight"], folder, options.device)
+
+
+def _keep_events(options: argparse.Namespace, plan: Plan) -> None:
+    events = open_events(options.events)
+    number = len(events) - options.held_out
+    if number < 1 or options.held_out < 1:
+        raise ValueError(
+            f"{options.events} has {len(events)} events: hold out at least one, and leave one to train on, instead of "
+            f"--held-out {options.held_out}"
+        )
+    _say(f"{number} events to train on, {options.held_out} held out, {options.passes} passes")
+    features, selection = plan.config.features, plan.config.selection
+    stream = iter(EventStream(number))
+    order = [next(stream)[0] for _ in range(min(options.steps, options.passes * number))]
+    turned = HitDataset(events, features, selection, Augmentation())
+    keep(turned, order, plan.folder / "train.pt", options.workers)
+    as_they_are = HitDataset(events, features, selection)
+    keep(as_they_are, range(number, len(events)), plan.folder / "held_out.pt", options.workers)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -1,0 +1,166 @@
+"""Trainings that differ in one thing: kept as lines of JSON, summed up over seeds."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+BASELINE = "baseline"
+"""The variant from which all others differ in one thing."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and what became of it on held-out events.
+
+    Attributes:
+        variant: what differs from the baseline.
+        seed: of the first weights, and of what is random in the model.
+        steps: of the optimiser.
+        parameters: numbers that were learnt.
+        auc: area under the ROC curve over all held-out hits.
+        purity_98, purity_99: at the threshold that keeps 98 % or 99 % of the target hits.
+        retention_98: reconstructable particles that keep three hits there.
+        losses: mean training loss in equal parts of the training, first to last.
+        steps_per_second: alone on the device; None where it was not timed.
+        gibibytes: peak memory on the device; None on a CPU, or where it was not timed.
+        count_error: mean of |estimated - true| / true number of reconstructable particles; None without a count.
+    """
+
+    variant: str
+    seed: int
+    steps: int
+    parameters: int
+    auc: float
+    purity_98: float
+    purity_99: float
+    retention_98: float
+    losses: tuple[float, ...]
+    steps_per_second: float | None = None
+    gibibytes: float | None = None
+    count_error: float | None = None
+
+    def to_json(self) -> str:
+        """One line; `from_json` reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """The run that `to_json` wrote.
+
+        Raises:
+            ValueError: the line is something else
+        """
+        try:
+            saved = json.loads(line)
+            run = cls(**saved | {"losses": tuple(saved["losses"])})
+        except (ValueError, TypeError, KeyError) as error:
+            names = ", ".join(field.name for field in fields(cls))
+            raise ValueError(f"not a run of an ablation, with {names}: {line[:80]}") from error
+        return run
+
+
+def read_runs(path: str | Path) -> list[Run]:
+    """All runs of a file, in its order; none where there is no file.
+
+    A last line without an end (a writer was stopped in it) is left out.
+
+    Raises:
+        ValueError: a line is something else, with its number
+    """
+    if not Path(path).is_file():
+        return []
+    runs = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            runs.append(Run.from_json(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return runs
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A number over the seeds of one variant.
+
+    Attributes:
+        mean: over seeds; NaN without a run.
+        spread: standard deviation over seeds (n - 1), NaN with fewer than two.
+        runs: how many.
+    """
+
+    mean: float
+    spread: float
+    runs: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Self:
+        """Of the values that are there."""
+        found = np.array([value for value in values if value is not None], dtype=np.float64)
+        mean = float(found.mean()) if len(found) else float("nan")
+        return cls(mean, float(found.std(ddof=1)) if len(found) > 1 else float("nan"), len(found))
+
+
+def variants(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by variant; the baseline first, the others by falling mean AUC."""
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(run.variant, []).append(run)
+
+    def place(name: str) -> tuple[bool, float]:
+        return name != BASELINE, -Summary.of(run.auc for run in grouped[name]).mean
+
+    return {name: grouped[name] for name in sorted(grouped, key=place)}
+
+
+def pooled_spread(runs: Sequence[Run], quantity: str = "auc") -> float:
+    """Standard deviation over seeds, taken as the same in all variants: sqrt(sum of squares / sum of (n - 1)).
+
+    Three seeds alone say little about their own spread; all variants together say it well. NaN where no variant has
+    two seeds.
+    """
+    squares, freedom = 0.0, 0
+    for same in variants(runs).values():
+        values = np.array([getattr(run, quantity) for run in same], dtype=np.float64)
+        squares += float(((values - values.mean()) ** 2).sum())
+        freedom += len(values) - 1
+    return float(np.sqrt(squares / freedom)) if freedom else float("nan")
+
+
+def difference(runs: Sequence[Run], variant: str, quantity: str = "auc") -> tuple[float, float]:
+    """A variant's mean minus the baseline's, and the standard error of that from the pooled spread.
+
+    Raises:
+        KeyError: one of the two has no run
+    """
+    grouped = variants(runs)
+    ours, base = ([getattr(run, quantity) for run in grouped[name]] for name in (variant, BASELINE))
+    error = pooled_spread(runs, quantity) * np.sqrt(1 / len(ours) + 1 / len(base))
+    return float(np.mean(ours) - np.mean(base)), float(error)
+
+
+def table(runs: Sequence[Run]) -> str:
+    """The runs as text, a line a variant: mean and spread over seeds."""
+    head = f"{'variant':<20}{'seeds':>6}{'AUC':>18}{'purity at 98 %':>18}{'retained':>10}{'steps/s':>9}"
+    lines = [f"{head}{'parameters':>12}{'GiB':>7}{'count off':>11}"]
+    for name, same in variants(runs).items():
+        auc, purity = (Summary.of(getattr(run, key) for run in same) for key in ("auc", "purity_98"))
+        retention, speed, memory, count = (
+            Summary.of(getattr(run, key) for run in same)
+            for key in ("retention_98", "steps_per_second", "gibibytes", "count_error")
+        )
+        cells = [
+            f"{name:<20}{len(same):>6}",
+            f"{auc.mean:.4f} ± {auc.spread:.4f}".rjust(18),
+            f"{purity.mean:.2%} ± {purity.spread:.2%}".rjust(18),
+            f"{retention.mean:.2%}".rjust(10),
+            ("-" if not speed.runs else f"{speed.mean:.1f}").rjust(9),
+            f"{same[0].parameters:>12,}",
+            ("-" if not memory.runs else f"{memory.mean:.2f}").rjust(7),
+            ("-" if not count.runs else f"{count.mean:.1%}").rjust(11),
+        ]
+        lines.append("".join(cells))
+    return "\n".join(lines)
