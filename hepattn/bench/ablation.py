@@ -322,6 +322,8 @@ def main(argv: Sequence[str]) -> int:
     if options.steps <= UNTIMED + TIMED:
         parser.error(f"--steps {options.steps}: a training is timed over {TIMED} steps after {UNTIMED}, give more")
     done = {(run.variant, run.seed) for run in read_runs(options.out)}
+    if other := {run.steps for run in read_runs(options.out)} - {options.steps}:
+        parser.error(f"{options.out} holds trainings of {other.pop()} steps, not {options.steps}: give another --out")
     todo = {name: [seed for seed in options.seeds if (name, seed) not in done] for name in options.variants}
     todo = {name: seeds for name, seeds in todo.items() if seeds}
     yard = Yard(options.out)
