@@ -9,6 +9,7 @@ from hepattn.data.sequence import EventFileError, EventSequence
 from hepattn.data.simulation.driver import simulate
 from hepattn.data.sources import open_events
 from hepattn.data.trackml import TrackMLEvents, list_trackml, read_trackml
+from hepattn.data.tracks import Track, TrackParameters, Tracks, read_submission, write_submission
 
 __all__ = [
     "CLUSTER_FEATURES",
@@ -23,7 +24,10 @@ __all__ = [
     "ParquetEvents",
     "Particles",
     "Selection",
+    "Track",
     "TrackMLEvents",
+    "TrackParameters",
+    "Tracks",
     "Truth",
     "data_directory",
     "hit_features",
@@ -33,10 +37,12 @@ __all__ = [
     "open_events",
     "ordered_owner",
     "read_parquet",
+    "read_submission",
     "read_trackml",
     "sample_event",
     "sample_events",
     "sample_names",
     "simulate",
     "write_parquet",
+    "write_submission",
 ]
