@@ -302,12 +302,12 @@ def write_submission(path: str | Path, found: Iterable[tuple[Event, Tracks]]) ->
             )
         event_id = np.full(len(event.hits), event.event_id, dtype=np.int64)
         tables.append(pa.table(dict(zip(_COLUMNS, (event_id, _hit_id(event), tracks.labels() + 1), strict=True))))
-    empty = pa.schema([(name, pa.int64()) for name in _COLUMNS]).empty_table()
     with pa.OSFile(str(path), "wb") as file:
         # pyarrow would put the names into quotes, which not every reader of submissions takes
         file.write(f"{','.join(_COLUMNS)}\n".encode())
-        options = pyarrow.csv.WriteOptions(include_header=False)
-        pyarrow.csv.write_csv(pa.concat_tables([empty, *tables]), file, write_options=options)
+        for table in tables:
+            if len(table):
+                pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(include_header=False))
 
 
 def read_submission(path: str | Path, events: Iterable[Event]) -> dict[int, Tracks]:
