@@ -8,6 +8,7 @@ from hepattn.data.schema import Clusters, Event, Hits, Particles, Selection, Tru
 from hepattn.data.sequence import EventFileError, EventSequence
 from hepattn.data.simulation.driver import simulate
 from hepattn.data.sources import open_events
+from hepattn.data.toy_tracks import Damage, damage_tracks, toy_event, true_tracks
 from hepattn.data.trackml import TrackMLEvents, list_trackml, read_trackml
 from hepattn.data.tracks import Track, TrackParameters, Tracks, read_submission, write_submission
 
@@ -17,6 +18,7 @@ __all__ = [
     "FEATURES",
     "ORDERS",
     "Clusters",
+    "Damage",
     "Event",
     "EventFileError",
     "EventSequence",
@@ -29,6 +31,7 @@ __all__ = [
     "TrackParameters",
     "Tracks",
     "Truth",
+    "damage_tracks",
     "data_directory",
     "hit_features",
     "hit_order",
@@ -43,6 +46,8 @@ __all__ = [
     "sample_events",
     "sample_names",
     "simulate",
+    "toy_event",
+    "true_tracks",
     "write_parquet",
     "write_submission",
 ]

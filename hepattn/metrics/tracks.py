@@ -46,12 +46,12 @@ class FoundTracks:
 
     def __post_init__(self) -> None:
         hits = self.tracks.num_hits
-        for name, values, length in (("particle", self.particle, hits), ("kept", self.kept, hits)):
-            if values is not None and values.shape != (length,):
-                raise ValueError(f"FoundTracks.{name} has one entry for each of the {length} hits, not {values.shape}")
-        for name, values in (("pt", self.pt), ("eta", self.eta)):
-            if values is not None and values.shape != self.reconstructable.shape:
-                received = f"{values.shape} where reconstructable has {self.reconstructable.shape}"
+        for name, of_hits in (("particle", self.particle), ("kept", self.kept)):
+            if of_hits is not None and of_hits.shape != (hits,):
+                raise ValueError(f"FoundTracks.{name} has one entry for each of the {hits} hits, not {of_hits.shape}")
+        for name, of_particles in (("pt", self.pt), ("eta", self.eta)):
+            if of_particles is not None and of_particles.shape != self.reconstructable.shape:
+                received = f"{of_particles.shape} where reconstructable has {self.reconstructable.shape}"
                 raise ValueError(f"FoundTracks.{name} has one entry a particle, not {received}")
 
     @classmethod
