@@ -9,6 +9,7 @@ BENCHES = {
     "experts": ("hepattn.bench.experts", "a mixture of experts against a dense network of the same active width"),
     "local-cpu": ("hepattn.bench.local_cpu", "windowed attention on a CPU against dense-mask SDPA and flex"),
     "masks": ("hepattn.bench.masks", "block masks from intervals against create_block_mask"),
+    "matcher": ("hepattn.bench.matcher", "assignments of queries to targets: scipy against lapx and a GPU's"),
     "simulate": ("hepattn.bench.simulate", "seconds an event of the simulator, and its events against TrackML's"),
 }
 
