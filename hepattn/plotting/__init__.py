@@ -12,6 +12,7 @@ from hepattn.plotting.occupancy import composition, hits_per_particle, occupancy
 from hepattn.plotting.ordering import block_maps, block_recall, curves, places
 from hepattn.plotting.performance import efficiency, kept, kernels, scores
 from hepattn.plotting.style import Figure
+from hepattn.plotting.tracks import found_tracks, toy_matching, track_efficiency
 from hepattn.plotting.windows import window_auc, window_cost, window_recall
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "encoding_similarity",
     "encoding_waves",
     "event",
+    "found_tracks",
     "hits_per_particle",
     "kept",
     "kernel_answers",
@@ -42,6 +44,8 @@ __all__ = [
     "occupancy",
     "places",
     "scores",
+    "toy_matching",
+    "track_efficiency",
     "window_auc",
     "window_cost",
     "window_recall",
