@@ -7,9 +7,21 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pandas as pd
+
+from hepattn.data.sample import data_directory
 
 BASELINE = "baseline"
 """The variant from which all others differ in one thing."""
+
+SHIPPED = "results/ablation_mu200.jsonl"
+"""Of `hepattn.data.data_directory()`: the trainings that come with the project."""
+
+COMMANDS = (
+    "hepattn simulate --events 256 --pileup 200 --seed 1 --out events/",
+    f"python -m hepattn.bench ablation --events events/ --out data/{SHIPPED}",
+)
+"""How they were made, on one GPU."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,19 @@ def read_runs(path: str | Path) -> list[Run]:
     return runs
 
 
+def shipped_runs() -> list[Run]:
+    """The trainings that come with the project, made by `COMMANDS`.
+
+    Raises:
+        FileNotFoundError: they are not there
+        ValueError: the file holds something else
+    """
+    path = data_directory() / SHIPPED
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no trainings at {path}; on a GPU they are made by: {'; '.join(COMMANDS)}")
+    return read_runs(path)
+
+
 @dataclass(frozen=True)
 class Summary:
     """A number over the seeds of one variant.
@@ -140,6 +165,39 @@ def difference(runs: Sequence[Run], variant: str, quantity: str = "auc") -> tupl
     ours, base = ([getattr(run, quantity) for run in grouped[name]] for name in (variant, BASELINE))
     error = pooled_spread(runs, quantity) * np.sqrt(1 / len(ours) + 1 / len(base))
     return float(np.mean(ours) - np.mean(base)), float(error)
+
+
+def frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """The runs as a table for display, a row a variant: means over seeds; the baseline first, then by falling AUC.
+
+    Returns:
+        Columns: seeds, AUC, difference (of AUC, to the baseline's) and its error (from the pooled spread), clear
+        (|difference| > 2 errors), purity and retained at 98 % hit efficiency, steps/s, GiB, parameters, count off.
+        NaN where something was not measured, and for the baseline's difference to itself; without an error, nothing is
+        clear.
+
+    Raises:
+        KeyError: the baseline has no run
+    """
+    rows = {}
+    for name, same in variants(runs).items():
+        away, error = (float("nan"),) * 2 if name == BASELINE else difference(runs, name)
+        means = {
+            label: Summary.of(getattr(run, key) for run in same).mean
+            for label, key in (
+                ("purity", "purity_98"),
+                ("retained", "retention_98"),
+                ("steps/s", "steps_per_second"),
+                ("GiB", "gibibytes"),
+                ("parameters", "parameters"),
+                ("count off", "count_error"),
+            )
+        }
+        judged = {"difference": away, "error": error, "clear": bool(abs(away) > 2 * error)}
+        rows[name] = {"seeds": len(same), "AUC": Summary.of(run.auc for run in same).mean, **judged, **means}
+    if BASELINE not in rows:
+        raise KeyError(f"no run of the {BASELINE}: differences are to it; there is {', '.join(rows) or 'nothing'}")
+    return pd.DataFrame.from_dict(rows, orient="index").astype({"parameters": int})
 
 
 def table(runs: Sequence[Run]) -> str:

@@ -3,10 +3,12 @@
 No pyplot and no global state: a notebook shows the figure that a cell ends with, a script calls ``figure.savefig``.
 """
 
+from hepattn.plotting.ablation import ablation
 from hepattn.plotting.agreement import kernel_answers, kernel_costs, kernel_errors
 from hepattn.plotting.attention import attention_maps, attention_rows, attention_seam
 from hepattn.plotting.encodings import encoding_hits, encoding_planes, encoding_similarity, encoding_waves
 from hepattn.plotting.events import attended, event
+from hepattn.plotting.filter_performance import performance_by, turn_on
 from hepattn.plotting.masks import block_sizes, blocks, mask
 from hepattn.plotting.occupancy import composition, hits_per_particle, occupancy
 from hepattn.plotting.ordering import block_maps, block_recall, curves, places
@@ -17,6 +19,7 @@ from hepattn.plotting.windows import window_auc, window_cost, window_recall
 
 __all__ = [
     "Figure",
+    "ablation",
     "attended",
     "attention_maps",
     "attention_rows",
@@ -42,10 +45,12 @@ __all__ = [
     "kernels",
     "mask",
     "occupancy",
+    "performance_by",
     "places",
     "scores",
     "toy_matching",
     "track_efficiency",
+    "turn_on",
     "window_auc",
     "window_cost",
     "window_recall",

@@ -10,6 +10,7 @@ from hepattn.widgets.events import EventExplorer
 from hepattn.widgets.kernels import KernelExplorer
 from hepattn.widgets.masks import MaskExplorer
 from hepattn.widgets.ordering import OrderingExplorer
+from hepattn.widgets.performance import PerformanceExplorer
 from hepattn.widgets.windows import WindowExplorer
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "KernelExplorer",
     "MaskExplorer",
     "OrderingExplorer",
+    "PerformanceExplorer",
     "TrainingExplorer",
     "WindowExplorer",
     "choice",
