@@ -60,7 +60,7 @@ def lapx_solver(costs: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]
     try:
         lapjvs = import_module("lap").lapjvs
     except (ImportError, AttributeError) as error:
-        raise ImportError('solver="lapx" needs `pip install "lapx>=0.9"`; solver="scipy" needs nothing') from error
+        raise ImportError('solver="lapx" needs `pip install "lapx>=0.11"`; solver="scipy" needs nothing') from error
     rows, columns = lapjvs(costs, extend_cost=True, return_cost=False, prefer_float32=False)
     return rows, columns
 
