@@ -60,13 +60,13 @@ class RowsPanel:
                 (self.letters[k, there],) = ax.plot(
                     [], [], linestyle="", marker=f"${letter}$", markersize=7, color=colour, markeredgewidth=0.3
                 )
-        self.places = {kind: COLUMNS + 0.3 + 2.2 * i for i, kind in enumerate(KINDS)} if verdicts else {}
+        self.places = {kind: COLUMNS + 0.3 + 2.7 * i for i, kind in enumerate(KINDS)} if verdicts else {}
         looks = ({"marker": "o", "color": FOUND}, {"marker": "x", "color": FAKE, "markeredgewidth": 2.2})
         self.marks = [ax.plot([], [], linestyle="", markersize=9, **look)[0] for look in looks]  # type: ignore[arg-type]
         for kind, x in self.places.items():
             ax.text(x, -0.75, NAMES[kind].replace(" ", "\n"), ha="center", va="bottom", fontsize=10.5)
         self.words = [ax.text(-0.9, row, "", ha="right", va="center", fontsize=11) for row in range(rows)]
-        ax.set_xlim(-3.6, COLUMNS + (5.6 if verdicts else -0.2))
+        ax.set_xlim(-3.6, COLUMNS + (6.6 if verdicts else -0.2))
         ax.set_ylim(rows - 0.4, -2.1)
 
     @property
@@ -198,6 +198,7 @@ class DetectorPanel:
             ax.plot([], [], color=colour, marker=marker, linestyle=line, markersize=size, linewidth=0.9)[0]
             for colour, marker, line, size in looks
         ]
+        self._sizes = [size for *_, size in looks]
         self._event: Event | None = None
 
     @property
@@ -218,7 +219,10 @@ class DetectorPanel:
             self.dots.set_data(x, y)
             self.dots.set_markersize(float(np.clip(120 / np.sqrt(max(len(x), 1)), 1.0, 4.0)))
             self._limits(x, y)
-        for line, sets in zip(self.lines, groups, strict=True):
+        small = float(np.clip(np.sqrt(80 / max(sum(map(len, groups)), 1)), 0.35, 1.0))
+        for line, size, sets in zip(self.lines, self._sizes, groups, strict=True):
+            line.set_markersize(size * small)
+            line.set_linewidth(0.9 * np.sqrt(small))
             gap = np.full(1, np.nan)
             parts = [(np.append(x[rows], gap), np.append(y[rows], gap)) for rows in sets if len(rows)]
             line.set_data(*(np.concatenate(side) for side in zip(*parts, strict=True)) if parts else ([], []))

@@ -35,8 +35,8 @@ def track_efficiency(
 ) -> Figure:
     """Draw the efficiency of a tracker against pT or η of reconstructable particles, one colour a definition.
 
-    Vertical bars are 68.3 % Clopper-Pearson intervals, horizontal ones the bins (points are moved apart a little, so that
-    none is hidden); a bin without a particle is a gap.
+    Vertical bars are 68.3 % Clopper-Pearson intervals, horizontal ones the bins (points are moved apart a little, so
+    that none is hidden); a bin without a particle is a gap.
 
     Args:
         events: Found tracks with truth.
@@ -134,7 +134,7 @@ def toy_matching(
     on = np.isin(np.asarray(found.particle)[found.tracks.hits], rows)
     tracks = len(np.unique(found.tracks.owner[on]))
     figure, (left, right) = style.canvas(
-        2, width=6.6, height=1.5 + 0.31 * max(len(rows), tracks, 3), ratios=[18.4, 24.2]
+        2, width=6.6, height=1.5 + 0.31 * max(len(rows), tracks, 3), ratios=[18.4, 25.2]
     )
     with style.context():
         panels = ToyPanels(left, right, len(rows), max(tracks, 3))

@@ -11,6 +11,7 @@ from hepattn.widgets.kernels import KernelExplorer
 from hepattn.widgets.masks import MaskExplorer
 from hepattn.widgets.ordering import OrderingExplorer
 from hepattn.widgets.performance import PerformanceExplorer
+from hepattn.widgets.track_toys import TrackToyExplorer
 from hepattn.widgets.windows import WindowExplorer
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "MaskExplorer",
     "OrderingExplorer",
     "PerformanceExplorer",
+    "TrackToyExplorer",
     "TrainingExplorer",
     "WindowExplorer",
     "choice",
