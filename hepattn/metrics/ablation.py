@@ -179,8 +179,10 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
     Raises:
         KeyError: the baseline has no run
     """
-    rows = {}
-    for name, same in variants(runs).items():
+    rows, grouped = {}, variants(runs)
+    if BASELINE not in grouped:
+        raise KeyError(f"no run of the {BASELINE}: differences are to it; there is {', '.join(grouped) or 'nothing'}")
+    for name, same in grouped.items():
         away, error = (float("nan"),) * 2 if name == BASELINE else difference(runs, name)
         means = {
             label: Summary.of(getattr(run, key) for run in same).mean
@@ -195,8 +197,6 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
         }
         judged = {"difference": away, "error": error, "clear": bool(abs(away) > 2 * error)}
         rows[name] = {"seeds": len(same), "AUC": Summary.of(run.auc for run in same).mean, **judged, **means}
-    if BASELINE not in rows:
-        raise KeyError(f"no run of the {BASELINE}: differences are to it; there is {', '.join(rows) or 'nothing'}")
     return pd.DataFrame.from_dict(rows, orient="index").astype({"parameters": int})
 
 

@@ -18,10 +18,11 @@ from PIL import Image
 
 from hepattn.attention.agreement import expect
 from hepattn.data.ordering import Order, hit_order, ordered_owner
-from hepattn.data.sample import sample_event
+from hepattn.data.sample import sample_event, sample_events
 from hepattn.data.schema import Event, Selection
 from hepattn.masks import GlobalTokens, Mask, Strided, Window
 from hepattn.metrics.attention import block_pairs, pair_recall
+from hepattn.metrics.by_particle import JudgedEvents, Quantity
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import style
 from hepattn.plotting.attention_numbers import change, preference
@@ -203,6 +204,28 @@ def train_hit_filter() -> Figure:
     return figure
 
 
+def hit_filter_performance() -> Figure:
+    """Thumbnail 09: hits that the lesson's filter keeps on both sides of the cut on pT, and efficiency in bins of η."""
+    figure, (turned, binned) = small(2)
+    net = HitFilter.pretrained("sample")
+    events = sample_events()[-10:]
+    judged = JudgedEvents.of(events, [net.score(of) for of in events], net.config.selection)
+    cut = judged.threshold_at(0.98)
+    both: tuple[Quantity, ...] = ("pt", "eta")
+    edges = {by: judged.edges(by, 10, everyone=True) for by in both}
+    kept_of = judged.kept("pt", edges["pt"], cut)
+    centre = np.sqrt(edges["pt"][1:] * edges["pt"][:-1])
+    turned.semilogx(centre, [share.value for share in kept_of], "o-", color=style.BLUE, markersize=3)
+    turned.axvline(judged.selection.pt_min, color=style.BLACK, linestyle="--", linewidth=1)
+    found = judged.efficiency("eta", edges["eta"], cut)
+    low, high = np.transpose([share.interval for share in found])
+    middle = (edges["eta"][1:] + edges["eta"][:-1]) / 2
+    binned.vlines(middle, low, high, color=style.VERMILLION)
+    binned.hlines([share.value for share in found], edges["eta"][:-1], edges["eta"][1:], color=style.VERMILLION)
+    binned.set_ylim(0.85, 1.01)
+    return figure
+
+
 def _dots(panel: Axes, of: Event, selection: Selection) -> None:
     """The event along the beam, its reconstructable particles in colours, without legend and words."""
     event(of, "particle", views=("xy",), selection=selection, ax=panel)
@@ -228,6 +251,7 @@ THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "06": local_against_global,
     "07": ordering,
     "08": train_hit_filter,
+    "09": hit_filter_performance,
 }
 """Number of a finished notebook -> what draws its thumbnail."""
 
