@@ -51,8 +51,9 @@ class RowsPanel:
         for k in (-2, -1, *range(len(LETTERS))):
             colour = style.FAINT if k == -1 else style.GREY if k == -2 else style.CYCLE[k % len(style.CYCLE)]
             for there in (True, False):
-                look = {"markerfacecolor": colour if there else "white", "markeredgecolor": colour}
-                (self.cells[k, there],) = ax.plot([], [], linestyle="", marker="s", markersize=size, **look)
+                (square,) = ax.plot([], [], linestyle="", marker="s", markersize=size, color=colour)
+                square.set_markerfacecolor(colour if there else "white")
+                self.cells[k, there] = square
         self.letters: dict[tuple[int, bool], Line2D] = {}
         for k, letter in enumerate(LETTERS):
             for there in (True, False):
@@ -223,9 +224,9 @@ class DetectorPanel:
         for line, size, sets in zip(self.lines, self._sizes, groups, strict=True):
             line.set_markersize(size * small)
             line.set_linewidth(0.9 * np.sqrt(small))
-            gap = np.full(1, np.nan)
-            parts = [(np.append(x[rows], gap), np.append(y[rows], gap)) for rows in sets if len(rows)]
-            line.set_data(*(np.concatenate(side) for side in zip(*parts, strict=True)) if parts else ([], []))
+            # a row more, of NaN, parts one track from the next
+            rows = np.concatenate([np.zeros(0, dtype=np.int64), *(np.append(one, len(x)) for one in sets if len(one))])
+            line.set_data(np.append(x, np.nan)[rows], np.append(y, np.nan)[rows])
 
     def _limits(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
         if not len(x):

@@ -215,9 +215,11 @@ def legend_handles(counts: Sequence[int] | None = None) -> list[Line2D]:
     names = ["particles missed", "tracks matched", "fake tracks"]
     if counts is not None:
         names = [f"{name} ({count:,})" for name, count in zip(names, counts, strict=True)]
-    looks = zip(names, (MISSED, FOUND, FAKE), "xo^", (":", "-", "--"), strict=True)
+    looks = zip(names, (MISSED, FOUND, FAKE), "xo^", strict=True)
     lines = [
-        Line2D([], [], color=colour, marker=marker, linestyle=line, markersize=6, linewidth=1.2, label=name)
-        for name, colour, marker, line in looks
+        Line2D([], [], color=colour, marker=marker, markersize=6, linewidth=1.2, label=name)
+        for name, colour, marker in looks
     ]
+    lines[0].set_linestyle(":")
+    lines[2].set_linestyle("--")
     return [lines[1], lines[2], lines[0], Line2D([], [], linestyle="", marker="o", color=style.FAINT, label="all hits")]
