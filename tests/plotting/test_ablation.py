@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 
 from hepattn.metrics.ablation import Run, frame
 from hepattn.plotting import ablation, style
@@ -28,7 +29,10 @@ def test_rows_differences_and_colours(runs):
     names = {round(y): label.get_text() for y, label in zip(gain.get_yticks(), gain.get_yticklabels(), strict=True)}
     assert [names[row] for row in sorted(names, reverse=True)] == list(table.index)
     points = [line for line in gain.lines if line.get_marker() == "o"]
-    drawn = {names[int(line.get_ydata()[0])]: (float(line.get_xdata()[0]), line.get_color()) for line in points}
+    drawn = {}
+    for line in points:
+        ((x, y),) = np.asarray(line.get_xydata())
+        drawn[names[round(y)]] = (x, line.get_color())
     assert set(drawn) == {"gain", "same", "loss", "worse"}
     for name, (at, colour) in drawn.items():
         assert np.isclose(at, table["difference"][name])
@@ -36,7 +40,14 @@ def test_rows_differences_and_colours(runs):
     seeds = [np.asarray(line.get_xdata()) for line in gain.lines if line.get_marker() == "."]
     assert [len(one) for one in seeds] == [3] * 6
     assert np.isclose(seeds[0].mean(), 0.0)
-    assert sorted(bar.get_width() for bar in speed.patches) == [1.0, 6.0, 11.0, 16.0, 21.0, 26.0]
+    assert sorted(bar.get_bbox().width for bar in speed.patches if isinstance(bar, Rectangle)) == [
+        1.0,
+        6.0,
+        11.0,
+        16.0,
+        21.0,
+        26.0,
+    ]
     assert [text.get_text() for text in memory.texts] == ["-"] * 6
     assert not memory.patches
 
