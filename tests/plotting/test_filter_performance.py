@@ -27,7 +27,7 @@ def test_panels_draw_the_fractions_their_intervals_and_counts(judged, by):
         assert np.array_equal(across[::3], points, equal_nan=True)
         assert np.array_equal(np.stack([up[::3], up[1::3]], 1), [one.interval for one in fractions], equal_nan=True)
         assert np.isnan(up[2::3]).all()  # nothing is drawn from bin to bin
-        passed, total = (one.get_data().values for one in bottom.patches if isinstance(one, StepPatch))
+        passed, total = (one.get_data()[0] for one in bottom.patches if isinstance(one, StepPatch))
         assert np.array_equal(total, np.maximum([one.total for one in fractions], 0.5))
         assert np.array_equal(passed, np.maximum([one.passed for one in fractions], 0.5))
     title = figure.get_suptitle()
