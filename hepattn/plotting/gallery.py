@@ -20,9 +20,12 @@ from hepattn.attention.agreement import expect
 from hepattn.data.ordering import Order, hit_order, ordered_owner
 from hepattn.data.sample import sample_event, sample_events
 from hepattn.data.schema import Event, Selection
+from hepattn.data.toy_tracks import Damage, damage_tracks, toy_event, true_tracks
 from hepattn.masks import GlobalTokens, Mask, Strided, Window
 from hepattn.metrics.attention import block_pairs, pair_recall
 from hepattn.metrics.by_particle import JudgedEvents, Quantity
+from hepattn.metrics.track_matching import KINDS
+from hepattn.metrics.tracks import FoundTracks
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import style
 from hepattn.plotting.attention_numbers import change, preference
@@ -34,6 +37,7 @@ from hepattn.plotting.events import View, attended, event
 from hepattn.plotting.masks import blocks, mask
 from hepattn.plotting.ordering import WINDOWS, BlockMapPanel
 from hepattn.plotting.performance import kept, scores
+from hepattn.plotting.tracks import found_tracks
 
 IMAGES = Path(__file__).resolve().parents[2] / "notebooks" / "images"
 """Where the pictures of a checkout lie."""
@@ -226,6 +230,27 @@ def hit_filter_performance() -> Figure:
     return figure
 
 
+def tracking_metrics() -> Figure:
+    """Thumbnail 12: tracks of a toy as rows of hits, each with its three verdicts, and tracks along the beam."""
+    figure, (rows, along) = small(2, ratios=[1.35, 1.0])
+    of = toy_event(8, noise=0, seed=3)
+    tracks, all_hits = damage_tracks(of, true_tracks(of), Damage(split=0.5, merge=0.3, drop=0.1))
+    found = FoundTracks.of(of, tracks, Selection(), all_hits)
+    verdict = found.matches()
+    for row, track in enumerate(found.tracks):
+        ordered = track.hits[np.argsort(of.hits.s[track.hits])]
+        owner = found.particle[ordered]
+        colours = [style.CYCLE[k % len(style.CYCLE)] for k in owner]
+        rows.scatter(np.arange(len(owner)), np.full(len(owner), row), 14, colours, marker="s")
+        for column, kind in enumerate(KINDS):
+            good = bool(verdict.verdict(kind, 3)[row])
+            rows.plot(18 + 2 * column, row, "o" if good else "x", color=style.BLUE if good else style.VERMILLION, ms=4)
+    rows.invert_yaxis()
+    found_tracks(of, found, views=("xy",), ax=along)
+    _bare(along)
+    return figure
+
+
 def _dots(panel: Axes, of: Event, selection: Selection) -> None:
     """The event along the beam, its reconstructable particles in colours, without legend and words."""
     event(of, "particle", views=("xy",), selection=selection, ax=panel)
@@ -252,6 +277,7 @@ THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "07": ordering,
     "08": train_hit_filter,
     "09": hit_filter_performance,
+    "12": tracking_metrics,
 }
 """Number of a finished notebook -> what draws its thumbnail."""
 

@@ -60,7 +60,7 @@ def track_efficiency(
     fractions = {
         kind: efficiency_against(events, quantity, bins, kind, min_hits=min_hits, sizes=sizes) for kind in kinds
     }
-    figure, (panel,) = style.canvas(1, width=7.0, height=4.8, ax=ax)
+    figure, (panel,) = style.canvas(1, width=7.8, height=4.8, ax=ax)
     logarithmic = quantity == "pt" and bins[0] > 0
     scale = np.log(bins) if logarithmic else bins
     with style.context():
