@@ -1,12 +1,11 @@
-"""The table of an ablation against numbers worked out by hand, and the trainings that come with the project."""
+"""The table of an ablation against numbers worked out by hand, and its file of runs."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hepattn.metrics import ablation
-from hepattn.metrics.ablation import Run, difference, frame, pooled_spread, read_runs, shipped_runs
+from hepattn.metrics.ablation import Run, difference, frame, pooled_spread, read_runs
 
 
 def run(variant: str, seed: int, auc: float, speed: float | None = None) -> Run:
@@ -47,11 +46,11 @@ def test_differences_need_a_baseline(runs):
         frame(runs[-2:])
 
 
-def test_shipped_runs_are_read_or_missed_with_the_command(runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ablation, "data_directory", lambda: tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"hepattn simulate .*; python -m .* --out data/results"):
-        shipped_runs()
-    file = tmp_path / ablation.SHIPPED
-    file.parent.mkdir()
-    file.write_text("".join(one.to_json() + "\n" for one in runs), encoding="utf-8")
-    assert shipped_runs() == runs == read_runs(file)
+def test_runs_are_read_as_they_were_written(runs, tmp_path: Path):
+    file = tmp_path / "runs.jsonl"
+    assert read_runs(file) == []
+    file.write_text("".join(one.to_json() + "\n" for one in runs) + runs[0].to_json()[:40], encoding="utf-8")
+    assert read_runs(file) == runs  # the last line was cut off in the middle
+    file.write_text(runs[0].to_json() + "\n{}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: not a run of an ablation"):
+        read_runs(file)
