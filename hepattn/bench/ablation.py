@@ -2,8 +2,8 @@
 
 `python -m hepattn.bench ablation --events FOLDER --out ablation.jsonl`. Every variant differs from the baseline in what
 its name says and in nothing else. All see the same events, turned in the same way, in the same order; a seed draws the
-first weights. Variants train side by side on one device, each in its own process; each is timed while all others wait.
-A finished training is a line of the file and is not run again.
+first weights. Variants train side by side, each in its own process, spread over the GPUs; each is timed while all
+others wait. A finished training is a line of the file and is not run again.
 """
 
 import argparse
@@ -99,9 +99,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Said:
-    """What a process tells: that it is ready for its turn, has been timed, or has failed."""
+    """What a process tells: that it is ready for its turn, has been timed (steps a second), or has failed."""
 
     variant: str
+    speed: float | None = None
     failure: str | None = None
 
 
@@ -182,7 +183,7 @@ class Watch(pl.Callback):
 
     def _meet(self) -> None:
         assert self.pipe is not None
-        self.pipe.send(Said(self.variant))
+        self.pipe.send(Said(self.variant, self.speed))
         self.pipe.recv()
 
     def curve(self) -> tuple[float, ...]:
@@ -202,7 +203,7 @@ def train(variant: str, seed: int, plan: Plan, pipe: Connection | None) -> Run:
     assert steps is not None
     trainer = pl.Trainer(
         accelerator=plan.device,
-        devices=1,
+        devices=[torch.cuda.current_device()] if plan.device == "cuda" else 1,
         precision="bf16-mixed" if plan.device == "cuda" else "32-true",
         max_steps=steps,
         logger=False,
@@ -238,15 +239,17 @@ def train(variant: str, seed: int, plan: Plan, pipe: Connection | None) -> Run:
     )
 
 
-def work(variant: str, seeds: Sequence[int], plan: Plan, pipe: Connection) -> None:
-    """A process: all trainings of a variant, one after the other; the first one is timed."""
+def work(variant: str, seeds: Sequence[int], plan: Plan, gpu: int, pipe: Connection) -> None:
+    """A process: all trainings of a variant, one after the other, on one GPU; the first one is timed."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     try:
+        if plan.device == "cuda":
+            torch.cuda.set_device(gpu)
         for number, seed in enumerate(seeds):
             pipe.send(train(variant, seed, plan, None if number else pipe))
     except Exception as error:  # noqa: BLE001  (the other variants go on; this one is named at the end)
-        pipe.send(Said(variant, f"{type(error).__name__}: {error}"))
+        pipe.send(Said(variant, failure=f"{type(error).__name__}: {error}"))
     pipe.close()
 
 
@@ -255,18 +258,20 @@ class Yard:
 
     Args:
         path: file to which finished runs are added.
+        gpus: over which variants are spread; of no use on a CPU.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, gpus: int = 1) -> None:
+        self.path, self.gpus = path, gpus
         self.failed: list[Said] = []
 
     def run(self, todo: Mapping[str, Sequence[int]], plan: Plan) -> None:
         """Trains every variant with its seeds."""
         context, pipes = multiprocessing.get_context("spawn"), {}
-        for variant, seeds in todo.items():
+        for place, (variant, seeds) in enumerate(todo.items()):
             ours, theirs = context.Pipe()
-            context.Process(target=work, args=(variant, seeds, plan, theirs), daemon=True).start()
+            work_of = (variant, seeds, plan, place % self.gpus, theirs)
+            context.Process(target=work, args=work_of, daemon=True).start()
             theirs.close()
             pipes[variant] = ours
         ready = [pipe for pipe in pipes.values() if self._hear(pipe)]
@@ -296,6 +301,8 @@ class Yard:
             self.failed.append(said)
             _say(f"{said.variant} failed: {said.failure}")
             return False
+        elif said.speed:
+            _say(f"{said.variant}: {said.speed:.1f} steps/s")
         return True
 
 
@@ -317,6 +324,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--passes", type=int, default=8, help="over the events, each turned anew; then from the start")
     parser.add_argument("--processes", type=int, default=len(VARIANTS), help="variants side by side")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that prepare events")
+    parser.add_argument("--gpus", type=int, default=max(1, torch.cuda.device_count()), help="to spread variants over")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(argv)
     if options.steps <= UNTIMED + TIMED:
@@ -326,7 +334,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"{options.out} holds trainings of {other.pop()} steps, not {options.steps}: give another --out")
     todo = {name: [seed for seed in options.seeds if (name, seed) not in done] for name in options.variants}
     todo = {name: seeds for name, seeds in todo.items() if seeds}
-    yard = Yard(options.out)
+    yard = Yard(options.out, options.gpus)
     with tempfile.TemporaryDirectory() as folder:
         plan = _plan(options, Path(folder))
         if todo:
