@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-import hepattn.models.hit_filter as module
+import hepattn.models.hit_encoder as module
 from hepattn.data import Event, Hits, sample_event
 from hepattn.data.dataset import hit_inputs
 from hepattn.metrics.filter import roc_auc
 from hepattn.models.encoder import Encoder
 from hepattn.models.encoder_config import EncoderConfig
-from hepattn.models.hit_filter import HitFilter, HitFilterConfig, Octaves
+from hepattn.models.hit_encoder import Octaves
+from hepattn.models.hit_filter import HitFilter, HitFilterConfig
 from hepattn.models.losses import RouterWeights, count_loss
 from hepattn.sequence import Packed
 
