@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from hepattn.data.features import hit_features
-from hepattn.data.schema import Event, Selection
+from hepattn.data.schema import BoolArray, Event, Selection
 from hepattn.sequence import Packed
 
 COORDINATES = ("phi", "eta", "r", "z")
@@ -226,18 +226,28 @@ class HitDataset(Dataset[HitBatch]):
         return hit_batch(event, self.features, self.selection, truth=self.truth)
 
 
-def hit_batch(event: Event, features: Sequence[str], selection: Selection, *, truth: bool = True) -> HitBatch:
+def hit_batch(
+    event: Event,
+    features: Sequence[str],
+    selection: Selection,
+    kept: BoolArray | None = None,
+    *,
+    truth: bool = True,
+) -> HitBatch:
     """One event with inputs and targets.
 
     Args:
         event: its hits outside the selection's volumes are left out
         features: names of `hepattn.data.features`
-        selection: which particles are reconstructable
+        selection: which particles are reconstructable, decided on all hits of the event
+        kept: (N,) bool, True = a filter kept the hit, all others are left out; None: all were kept
         truth: False takes an event without truth too: no hit is a target then, and all count as noise
 
     Raises:
-        ValueError: truth is asked for and not there, or the event lacks what a feature needs
+        ValueError: truth is asked for and not there, the event lacks what a feature needs, or `kept` is not (N,) bool
     """
+    if kept is not None and (kept.dtype != np.bool_ or kept.shape != (len(event.hits),)):
+        raise ValueError(f"kept is ({len(event.hits)},) bool, not {kept.dtype} of shape {kept.shape}")
     if truth:
         reconstructable = torch.from_numpy(selection.particles(event))
         particle = torch.from_numpy(np.asarray(event.hits.particle, dtype=np.int64))
@@ -245,8 +255,9 @@ def hit_batch(event: Event, features: Sequence[str], selection: Selection, *, tr
         reconstructable = torch.zeros(0, dtype=torch.bool)
         particle = torch.full((len(event.hits),), -1)
     row = torch.arange(len(event.hits))
-    if selection.volumes is not None:
+    if selection.volumes is not None or kept is not None:
         inside = selection.in_volumes(event.hits)
+        inside = inside if kept is None else inside & kept
         event, keep = event.keep(inside), torch.from_numpy(inside)
         particle, row = particle[keep], row[keep]
     inputs = hit_inputs(event, features)

@@ -62,6 +62,17 @@ class Dense(Mask):
             self._elsewhere[device] = Dense([tensor.to(device) for tensor in self.tensors])
         return self._elsewhere[device]
 
+    def stacked(self) -> Tensor:
+        """(events, queries, keys), without a copy.
+
+        Raises:
+            ValueError: the events' masks differ in shape.
+        """
+        shapes = {tuple(tensor.shape) for tensor in self.tensors}
+        if len(shapes) != 1:
+            raise ValueError(f"only masks of one shape can be stacked, got {sorted(shapes)}")
+        return self._flat.view(len(self.tensors), *shapes.pop())
+
     @override
     def check(self, queries: Layout, keys: Layout) -> None:
         if len(self.tensors) != queries.batch:

@@ -121,6 +121,24 @@ class Octaves(nn.Module):
         return torch.cat(columns, dim=1) if columns else coordinates.new_zeros(len(coordinates), 0)
 
 
+class CountHead(nn.Module):
+    """Estimates log(1 + number of reconstructable particles) of an event from its CLS tokens.
+
+    Args:
+        cls: CLS tokens of an event
+        dim: channels of each
+    """
+
+    def __init__(self, cls: int, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(cls * dim + 1, 1)
+
+    def forward(self, cls: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, dim) and the number of hits (B,), which attention, an average, does not see -> (B,) float32."""
+        hits = lengths.to(cls.device, cls.dtype)[:, None].log1p()
+        return self.linear(torch.cat([cls.flatten(1), hits], dim=1)).squeeze(1).float()
+
+
 class HitModel(nn.Module):
     """Base of models that read hits: how hits enter, where weights live.
 
@@ -165,6 +183,11 @@ class HitModel(nn.Module):
         hits = Packed(inputs.values, inputs.lengths).sort(inputs.values[:, features].float())
         named, coordinates = hits.values[:, :features], hits.values[:, features:].float()
         return hits.with_values(self.input(torch.cat([named, self.encoding(coordinates)], dim=1))), coordinates
+
+    def set_backend(self, backend: str) -> None:
+        """Another attention kernel; the same numbers."""
+        if isinstance(self.encoder, Encoder):
+            self.encoder.set_backend(backend)
 
     def inputs(self, event: Event) -> Packed:
         """What the model sees of an event, on the model's device: values (n_hits, F + 4)."""

@@ -17,7 +17,7 @@ from hepattn.layers import Dense, Residual, make_norm
 from hepattn.layers.experts import RouterLosses
 from hepattn.models.encoder import Encoder
 from hepattn.models.encoder_config import EncoderConfig
-from hepattn.models.hit_encoder import HitModel, HitModelConfig
+from hepattn.models.hit_encoder import CountHead, HitModel, HitModelConfig
 from hepattn.sequence import Layout, Packed
 
 
@@ -118,7 +118,7 @@ class HitFilter(HitModel):
         self.output = nn.Linear(dim, 1)
         head_dim = dim // c.encoder.num_heads
         self.rotary = RotaryFields({"phi": _turn_by_phi, "eta": Rotary}, head_dim) if c.rotary else None
-        self.count_head = nn.Linear(c.encoder.cls * dim + 1, 1) if c.count else None
+        self.count_head = CountHead(c.encoder.cls, dim) if c.count else None
 
     @override
     def make_encoder(self, backend: str) -> nn.Module:
@@ -165,23 +165,11 @@ class HitFilter(HitModel):
             angles = None if self.rotary is None else self.rotary(coordinates[:, :2])
             encoded = self.encoder.encode(hits, rotation=angles)
             x, losses = encoded.tokens.values, encoded.losses
-            log_count = self._log_count(encoded.cls, hits.lengths)
+            log_count = None if self.count_head is None else self.count_head(encoded.cls, hits.lengths)
         else:
             x = self.encoder(hits).values
         logit = self.output(x).squeeze(-1).float()
         return Judged(hits.with_values(logit).unsort().values, losses, log_count)
-
-    def _log_count(self, cls: Tensor, lengths: Tensor) -> Tensor | None:
-        """(B,) from the CLS tokens (B, C, dim) and the number of hits, which attention, an average, does not see."""
-        if self.count_head is None:
-            return None
-        hits = lengths.to(cls.device, cls.dtype)[:, None].log1p()
-        return self.count_head(torch.cat([cls.flatten(1), hits], dim=1)).squeeze(1).float()
-
-    def set_backend(self, backend: str) -> None:
-        """Another attention kernel; the same numbers."""
-        if isinstance(self.encoder, Encoder):
-            self.encoder.set_backend(backend)
 
     @torch.no_grad()
     def score(self, event: Event) -> Tensor:

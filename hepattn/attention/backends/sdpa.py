@@ -9,6 +9,7 @@ from hepattn.attention.backends.local import local_attention
 from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
 from hepattn.attention.backends.sparse import block_share, sparse_attention
 from hepattn.attention.reference import allowed_pairs
+from hepattn.masks.dense import Dense
 from hepattn.masks.window import Window
 
 __all__ = ["refusal", "run"]
@@ -42,6 +43,8 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
     if traced and (parts := window_and_tokens(call.mask)):
         merged, sums = attend_with_globals(call, *parts, _windowed)
         return merged, sums.float() if call.return_lse else None
+    if not traced and call.bias is None and not call.return_lse and (alike := _alike(call)):
+        return _batch(call, *alike), None
     if not traced and (call.bias is not None or (call.mask is not None and block_share(call) < DENSE_FROM)):
         return sparse_attention(call)
     if call.queries.batch == 1:
@@ -55,6 +58,32 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
         lses.append(lse)
     whole = [lse for lse in lses if lse is not None]
     return torch.cat(outs), torch.cat(whole) if call.return_lse else None
+
+
+def _alike(call: Call) -> tuple[int, int] | None:
+    """Queries and keys of each event, where all events have as many and may go side by side; None otherwise.
+
+    Masks that are not realised are left to kernels that know where they are sparse.
+    """
+    queries, keys = call.queries.host_lengths, call.keys.host_lengths
+    if len(queries) < 2 or len(set(queries)) > 1 or len(set(keys)) > 1 or not queries[0] or not keys[0]:
+        return None
+    realised = isinstance(call.mask, Dense) and len(queries) * queries[0] * keys[0] <= PAIRS_AT_ONCE
+    return (queries[0], keys[0]) if call.mask is None or realised else None
+
+
+def _batch(call: Call, queries: int, keys: int) -> Tensor:
+    """All events in one call: (B, H, n, D) against (B, H, m, D), with masks (B, 1, n, m)."""
+    q, k, v = (x.unflatten(0, (-1, n)).transpose(1, 2) for x, n in ((call.q, queries), (call.k, keys), (call.v, keys)))
+    if call.mask is None:
+        out = scaled_dot_product_attention(q, k, v, scale=call.scale)
+    else:
+        assert isinstance(call.mask, Dense)
+        pairs = call.mask.to(call.q.device).stacked()[:, None]
+        empty = ~pairs.any(-1, keepdim=True)
+        out = scaled_dot_product_attention(q, k, v, attn_mask=pairs | empty, scale=call.scale)
+        out = out.masked_fill(empty, 0)
+    return out.transpose(1, 2).flatten(0, 1)
 
 
 def _windowed(call: Call) -> tuple[Tensor, Tensor]:
