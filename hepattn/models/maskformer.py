@@ -24,7 +24,7 @@ from hepattn.models.hit_filter import HitFilter
 from hepattn.models.track_losses import PARAMETERS
 from hepattn.sequence import Layout, Packed
 
-__all__ = ["MaskFormer", "MaskFormerConfig", "Seen"]
+__all__ = ["MaskFormer", "MaskFormerConfig", "Seen", "filter_in_front", "kept_hits"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class MaskFormerConfig(HitModelConfig):
     query_octaves: int = 8
     """Sines and cosines of k phi for k = 1, 2, 4 ... added to queries and keys in the decoder; 0 for none."""
     filter: str | None = None
-    """Name of the hit filter that `reconstruct` puts in front, see `HitFilter.pretrained`; None: all hits go in."""
+    """Hit filter that `reconstruct` puts in front: a name that ships with the project, see `HitFilter.pretrained`, or a
+    .safetensors file of one's own; None: all hits go in."""
     filter_threshold: float = 0.1
     """Hits with at least this score go in."""
     object_threshold: float = 0.5
@@ -325,15 +326,38 @@ class MaskFormer(HitModel):
 
         Raises:
             ValueError: the event lacks what a feature of the filter needs
-            FileNotFoundError: no such filter ships with the project
+            FileNotFoundError: no such filter ships with the project, or there is no such file
         """
-        inside = self.config.selection.in_volumes(event.hits)
-        if self.config.filter is None:
-            return inside
-        if not self._filter:
-            self._filter.append(HitFilter.pretrained(self.config.filter))
-        scores = self._filter[0].to(next(self.parameters()).device).score(event).numpy()
-        return inside & (scores >= self.config.filter_threshold)
+        if not self._filter and (front := filter_in_front(self.config)) is not None:
+            self._filter.append(front)
+        fronts = [front.to(next(self.parameters()).device) for front in self._filter]
+        return kept_hits(event, self.config, fronts[0] if fronts else None)
+
+
+def filter_in_front(config: MaskFormerConfig) -> HitFilter | None:
+    """The hit filter that a tracker's configuration names, in evaluation mode, on the CPU; None where it names none.
+
+    Raises:
+        FileNotFoundError: no such filter ships with the project, or there is no such file
+        ValueError: the file holds something else
+    """
+    if config.filter is None:
+        return None
+    if config.filter.endswith(".safetensors"):
+        return HitFilter.load(config.filter)
+    return HitFilter.pretrained(config.filter)
+
+
+def kept_hits(event: Event, config: MaskFormerConfig, front: HitFilter | None) -> BoolArray:
+    """(N,) bool, True = the hit goes into the tracker: it lies in its volumes, and `front` (if any) keeps it.
+
+    Raises:
+        ValueError: the event lacks what a feature of the filter needs
+    """
+    inside = config.selection.in_volumes(event.hits)
+    if front is None:
+        return inside
+    return inside & (front.score(event).numpy() >= config.filter_threshold)
 
 
 def as_parameters(predicted: Tensor) -> TrackParameters:
