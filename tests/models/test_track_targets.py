@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from hepattn.data import sample_events
 from hepattn.data.schema import Selection
