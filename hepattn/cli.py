@@ -21,7 +21,7 @@ import hepattn
 COMMANDS = {
     "info": ("hepattn.info", "versions, device, kernels and why one is missing"),
     "simulate": ("hepattn.data.simulation", "make events with Pythia and ACTS"),
-    "filter": ("hepattn.training.cli", "train, test or apply a hit filter"),
+    "filter": ("hepattn.training.filter_cli", "train, test or apply a hit filter"),
 }
 """Word -> (module with a `main(argv)`, what it does). A module is imported only when its word is used."""
 

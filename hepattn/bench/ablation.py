@@ -34,7 +34,7 @@ from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilterConfig
 from hepattn.sequence import Packed
 from hepattn.training.cli import CONFIGS
-from hepattn.training.module import HitFilterModule, scored_events
+from hepattn.training.filtering import HitFilterModule, scored_events
 from hepattn.training.optimise import OptimiserConfig
 
 IN_ENCODER: Mapping[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from hepattn.data.dataset import HitBatch
-from hepattn.models.hit_filter import HitFilter
+from hepattn.models.hit_encoder import HitModel
 
 
 class CheckpointOnInterrupt(Callback):
@@ -325,16 +325,17 @@ def _frame(batch: HitBatch, scores: torch.Tensor) -> pd.DataFrame:
 
 
 class ExportWeights(Callback):
-    """Writes the filter as hit_filter.safetensors beside the checkpoints when training ends; `HitFilter.load` reads it.
+    """Writes the model as hit_filter.safetensors or maskformer.safetensors beside the checkpoints when training ends.
 
-    It is the filter of the last step, the end of the schedule.
+    It is the model of the last step, the end of the schedule; `HitFilter.load` or `MaskFormer.load` reads it.
     """
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes and says where."""
-        if is_dry(trainer) or not trainer.is_global_zero or not isinstance(pl_module.model, HitFilter):
+        if is_dry(trainer) or not trainer.is_global_zero or not isinstance(pl_module.model, HitModel):
             return
         note = f"{trainer.global_step} steps"
-        path = pl_module.model.save(checkpoint_folder(trainer) / "hit_filter.safetensors", note=note)
+        model = pl_module.model
+        path = model.save(checkpoint_folder(trainer) / f"{model.KIND}.safetensors", note=note)
         sys.stdout.write(f"\nweights in {path}\n")

@@ -1,29 +1,29 @@
 """Events for training, validation, test and prediction, from the sample or from any folder of events."""
 
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from hepattn.data.dataset import Augmentation, EventStream, HitBatch, HitDataset, collate, hit_batch
+from hepattn.data.dataset import Augmentation, EventStream, HitDataset, collate, hit_batch
 from hepattn.data.features import DEFAULT_FEATURES
 from hepattn.data.schema import Event, Selection
 from hepattn.data.sources import open_events
-from hepattn.models.hit_filter import HitFilterConfig
+from hepattn.models.hit_encoder import HitModelConfig
+from hepattn.training.base import say
 
 
-class StreamLoader(DataLoader[HitBatch]):
+class StreamLoader(DataLoader[Any]):
     """Counts the batches it has given of an `EventStream`, so that a resumed training goes on with the next."""
 
     consumed = 0
-    _stream: Generator[HitBatch, None, None] | None = None
+    _stream: Generator[Any, None, None] | None = None
 
-    def __iter__(self) -> Iterator[HitBatch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Batches from the first one not yet given, without an end: whoever trains decides when to stop.
 
         It is the same iterator each time, so that worker processes live as long as the training, not for one pass.
@@ -32,7 +32,7 @@ class StreamLoader(DataLoader[HitBatch]):
             self._stream = self._batches()
         return self._stream
 
-    def _batches(self) -> Generator[HitBatch, None, None]:
+    def _batches(self) -> Generator[Any, None, None]:
         assert isinstance(self.batch_sampler, EventStream)
         self.batch_sampler.start = self.consumed
         for batch in super().__iter__():
@@ -107,8 +107,8 @@ class EventDataModule(pl.LightningDataModule):
         self._consumed = 0
         self._loader: StreamLoader | None = None
 
-    def read_for(self, config: HitFilterConfig | None) -> None:
-        """Takes features and selection from a filter's configuration, where they were not given."""
+    def read_for(self, config: HitModelConfig | None) -> None:
+        """Takes features and selection from a model's configuration, where they were not given."""
         if self.features is None:
             self.features = DEFAULT_FEATURES if config is None else config.features
         if self.selection is None:
@@ -146,7 +146,7 @@ class EventDataModule(pl.LightningDataModule):
                 f"{min(len(events) - 2, 1)}"
             )
         if len(events) == 1:
-            self._say(
+            say(
                 f"{self.path} has one usable event, which serves training, validation and test alike where no other is "
                 "given: such numbers say how well it was learnt by heart, nothing about other events"
             )
@@ -162,7 +162,7 @@ class EventDataModule(pl.LightningDataModule):
             if path:
                 self._events[part] = self._open(path)
         counts = {name: len(part) for name, part in self._events.items()}
-        self._say(", ".join(f"{n} {'event' if n == 1 else 'events'} for {name}" for name, n in counts.items()))
+        say(", ".join(f"{n} {'event' if n == 1 else 'events'} for {name}" for name, n in counts.items()))
 
     def _open(self, path: str, *, truth: bool = True) -> Sequence[Event]:
         """The usable events of `path`; what is left out is said, with the reason."""
@@ -171,7 +171,7 @@ class EventDataModule(pl.LightningDataModule):
         events, left_out = _usable(opened, range(count), self._checks(truth=truth), keep=self.cache)
         for reason, numbers in left_out.items():
             named = ", ".join(map(str, numbers[:5])) + (" ..." if len(numbers) > 5 else "")
-            self._say(f"left out {len(numbers)} of {count} events in {path} (event {named}): {reason}")
+            say(f"left out {len(numbers)} of {count} events in {path} (event {named}): {reason}")
         if not events:
             why = "; ".join(left_out) or "there is none"
             raise ValueError(f"no event in {path} can be used: {why}")
@@ -194,23 +194,24 @@ class EventDataModule(pl.LightningDataModule):
 
         return check
 
-    def _say(self, sentence: str) -> None:
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            sys.stderr.write(f"{sentence}\n")
-
-    def _dataset(self, part: str) -> HitDataset:
+    def dataset(self, part: str) -> Dataset[Any]:
+        """The batches of one event each of "train", "validation", "test" or "predict", after `setup`."""
         assert self.features is not None
         augmentation = self.augmentation if part == "train" else None
         events, truth = self._events[part], part != "predict"
         return HitDataset(events, self.features, self.selection, augmentation, self.seed, truth=truth)
 
+    def collate(self, part: str) -> Callable[[Sequence[Any]], Any]:
+        """What makes one batch of several of that part."""
+        del part  # all alike here
+        return collate
+
     def train_dataloader(self) -> StreamLoader:
         """Shuffled, turned at random; goes on where a loaded checkpoint stopped."""
-        dataset = self._dataset("train")
         loader = StreamLoader(
-            dataset,
-            batch_sampler=EventStream(len(dataset), self.batch_size, self.seed),
-            collate_fn=collate,
+            self.dataset("train"),
+            batch_sampler=EventStream(len(self._events["train"]), self.batch_size, self.seed),
+            collate_fn=self.collate("train"),
             num_workers=self.workers,
             pin_memory=self._pin(),
             generator=torch.Generator(),  # else each loop draws from the global one, and a resumed training differs
@@ -219,25 +220,25 @@ class EventDataModule(pl.LightningDataModule):
         self._loader = loader
         return loader
 
-    def _held_out(self, part: str) -> DataLoader[HitBatch]:
+    def _held_out(self, part: str) -> DataLoader[Any]:
         return DataLoader(
-            self._dataset(part),
+            self.dataset(part),
             batch_size=self.batch_size,
-            collate_fn=collate,
+            collate_fn=self.collate(part),
             num_workers=self.workers,
             pin_memory=self._pin(),
             generator=torch.Generator(),
         )
 
-    def val_dataloader(self) -> DataLoader[HitBatch]:
+    def val_dataloader(self) -> DataLoader[Any]:
         """Held-out events as they are, in order."""
         return self._held_out("validation")
 
-    def test_dataloader(self) -> DataLoader[HitBatch]:
+    def test_dataloader(self) -> DataLoader[Any]:
         """Held-out events as they are, in order."""
         return self._held_out("test")
 
-    def predict_dataloader(self) -> DataLoader[HitBatch]:
+    def predict_dataloader(self) -> DataLoader[Any]:
         """All events of `path`, with or without truth, in order."""
         return self._held_out("predict")
 

@@ -1,18 +1,10 @@
 """The hit filter as a LightningModule: loss, validation metrics, the table that `test` prints."""
 
-import json
-import sys
 from dataclasses import asdict
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import is_zipfile
 
 import numpy as np
-import pytorch_lightning as pl
-import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from typing_extensions import override
 
 from hepattn.data.dataset import HitBatch
@@ -20,13 +12,14 @@ from hepattn.metrics import Estimate, FilterMetrics, ScoredEvent, at_efficiency,
 from hepattn.models.hit_filter import HitFilter, HitFilterConfig
 from hepattn.models.losses import PosWeight, RouterWeights, check_pos_weight, count_loss, hit_loss
 from hepattn.sequence import Packed
-from hepattn.training.optimise import OptimiserConfig, make_optimiser, make_schedule
+from hepattn.training.base import TrainingModule, begin
+from hepattn.training.optimise import OptimiserConfig
 
 EFFICIENCIES = (0.98, 0.99, 0.995)
 """Hit efficiencies at which the table of `test` states purity."""
 
 
-class HitFilterModule(pl.LightningModule):
+class HitFilterModule(TrainingModule):
     """Trains a `HitFilter`.
 
     Args:
@@ -45,6 +38,10 @@ class HitFilterModule(pl.LightningModule):
         FileNotFoundError: no such weights
     """
 
+    MODEL = HitFilter
+    NOUN = "filter"
+    model: HitFilter
+
     def __init__(
         self,
         network: HitFilterConfig = HitFilterConfig(),  # noqa: B008  (frozen)
@@ -57,25 +54,17 @@ class HitFilterModule(pl.LightningModule):
         compile: bool = False,  # noqa: A002
         weights: str | None = None,
     ) -> None:
-        super().__init__()
         check_pos_weight(pos_weight)
         if not 0 < threshold < 1:
             raise ValueError(f"threshold is a probability in (0, 1), not {threshold}")
         if not 0 <= count_weight < float("inf"):
             raise ValueError(f"count_weight is a finite factor >= 0, not {count_weight}")
-        self.optimiser_config = optimiser
+        super().__init__(begin(HitFilter, network, backend=backend, compile=compile, weights=weights), optimiser)
         self.pos_weight: PosWeight = pos_weight
         self.router_weights = router_weights
         self.count_weight = count_weight
         self.threshold = threshold
-        if weights is not None:
-            self.model = HitFilter.load(weights, backend=backend).train()
-        else:
-            self.model = HitFilter(network, backend=backend)
-        if compile:
-            self.model.encoder.compile(dynamic=True)
         self._scored: list[ScoredEvent] = []
-        self._random: dict[str, Tensor] = {}
 
     def forward(self, batch: HitBatch) -> Tensor:
         """Logits (T,) of a batch's hits."""
@@ -126,92 +115,12 @@ class HitFilterModule(pl.LightningModule):
         events, self._scored = self._scored, []
         report = FilterReport(events, self.threshold)
         self.log("test_auc", report.auc.value)
-        if self.trainer.is_global_zero:
-            sys.stdout.write(f"\n{report.table(str(self.model.config.selection))}\n")
-            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "test.json").write_text(json.dumps(report.record(), indent=1) + "\n")
-            sys.stdout.write(f"the same as numbers in {folder / 'test.json'}\n")
+        self.report(report.table(str(self.model.config.selection)), report.record())
 
     @override
     def predict_step(self, batch: HitBatch, batch_idx: int = 0) -> tuple[HitBatch, Tensor]:
         """The batch and its hits' probabilities (T,) float32, both on the CPU."""
         return batch.to("cpu"), self(batch).sigmoid().float().cpu()
-
-    def total_steps(self) -> int:
-        """Steps of the schedule.
-
-        Raises:
-            ValueError: neither the trainer nor the configuration says how many
-        """
-        if self.optimiser_config.total_steps is not None:
-            return self.optimiser_config.total_steps
-        self.check_end(self.trainer)
-        return int(self.trainer.estimated_stepping_batches)
-
-    def check_end(self, trainer: pl.Trainer) -> None:
-        """Refuses a training without an end, whose schedule can't be known.
-
-        Raises:
-            ValueError: neither the trainer nor the configuration says how many steps
-        """
-        if self.optimiser_config.total_steps is None and trainer.max_steps == -1 and trainer.max_epochs == -1:
-            raise ValueError(
-                "the schedule needs an end: set trainer.max_steps, trainer.max_epochs or model.optimiser.total_steps"
-            )
-
-    @override
-    def configure_optimizers(self) -> Any:
-        """AdamW with its schedule, stepped at every batch."""
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        optimiser = make_optimiser(self.model, self.optimiser_config, fused=not scaled)
-        schedule = make_schedule(optimiser, self.optimiser_config, self.total_steps())
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    @override
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Clips to `optimiser.clip_norm`, unless the trainer was told another bound.
-
-        By torch itself: pytorch-lightning refuses to clip for a fused optimiser under mixed precision, which is right
-        only where gradients are scaled (float16), and there the optimiser is not fused.
-        """
-        if gradient_clip_algorithm == "value" and gradient_clip_val is not None:
-            clip_grad_value_(self.parameters(), gradient_clip_val)
-            return
-        bound = self.optimiser_config.clip_norm if gradient_clip_val is None else gradient_clip_val
-        clip_grad_norm_(self.parameters(), bound)
-
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the filter's configuration, as plain JSON, and the state of torch's random numbers, for DropPath."""
-        checkpoint["hit_filter"] = self.model.config.to_json()
-        checkpoint["random"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            checkpoint["random_cuda"] = torch.cuda.get_rng_state(self.device)
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of a filter of other sizes, in one sentence.
-
-        Raises:
-            ValueError: naming the settings that differ
-        """
-        saved = json.loads(HitFilterConfig.from_json(checkpoint["hit_filter"]).to_json())
-        own = json.loads(self.model.config.to_json())
-        other = [f"{name} {saved[name]} instead of {own[name]}" for name in own if saved[name] != own[name]]
-        if other:
-            raise ValueError(f"the checkpoint is of another filter: {', '.join(other)}")
-        self._random = {name: checkpoint[name] for name in ("random", "random_cuda") if name in checkpoint}
-
-    @override
-    def on_train_start(self) -> None:
-        """Goes on with the random numbers of a loaded checkpoint."""
-        if "random" in self._random:
-            torch.set_rng_state(self._random["random"].cpu())
-        if "random_cuda" in self._random and self.device.type == "cuda":
-            torch.cuda.set_rng_state(self._random["random_cuda"].cpu(), self.device)
 
 
 class FilterReport:
@@ -260,38 +169,3 @@ def scored_events(batch: HitBatch, scores: Tensor) -> list[ScoredEvent]:
         ScoredEvent(np.asarray(s), np.asarray(t), np.asarray(p), r)
         for s, t, p, r in zip(*parts, reconstructable, strict=True)
     ]
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a training checkpoint (.ckpt) of a hit filter holds, on the CPU.
-
-    Raises:
-        FileNotFoundError: there is no such file
-        ValueError: the file is something else
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint at {path}")
-    other = f"{path} is no checkpoint of a hit filter"
-    if not is_zipfile(path):
-        raise ValueError(other)
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError) as error:
-        raise ValueError(other) from error
-    if not isinstance(checkpoint, dict) or "hit_filter" not in checkpoint:
-        raise ValueError(other)
-    return checkpoint
-
-
-def load_checkpoint(path: str | Path, *, backend: str = "auto") -> HitFilter:
-    """The hit filter in a training checkpoint (.ckpt), in evaluation mode, on the CPU.
-
-    Raises:
-        FileNotFoundError: there is no such file
-        ValueError: the checkpoint is of something else
-    """
-    checkpoint = read_checkpoint(path)
-    model = HitFilter(HitFilterConfig.from_json(checkpoint["hit_filter"]), backend=backend)
-    weights = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
-    model.load_state_dict(weights)
-    return model.eval()

@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from hepattn.training.base import read_checkpoint
 from hepattn.training.callbacks import RemoteControl, TrainingStopped
 from hepattn.training.data import EventDataModule
-from hepattn.training.module import HitFilterModule, read_checkpoint
+from hepattn.training.filtering import HitFilterModule
 from hepattn.training.openmp import release_workers
 from hepattn.widgets.base import Explorer, choice, log_slider, slider
 from hepattn.widgets.held_out import HeldOut, Judgement

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytorch_lightning as pl
 
-from hepattn.training.cli import NOT_OURS, FilterCLI, resolve_configs
+from hepattn.training.cli import NOT_OURS, TaskCLI, resolve_configs
 from hepattn.training.data import EventDataModule
-from hepattn.training.module import HitFilterModule
+from hepattn.training.filtering import HitFilterModule
 
 __all__ = ["build", "silence"]
 
@@ -34,7 +34,7 @@ def build(
     with warnings.catch_warnings(), silence():
         for words in NOT_OURS:
             warnings.filterwarnings("ignore", message=words)
-        cli = FilterCLI(
+        cli = TaskCLI(
             HitFilterModule,
             EventDataModule,
             trainer_class=pl.Trainer,
@@ -44,6 +44,7 @@ def build(
             run=False,
             args=resolve_configs(arguments),
         )
+    assert isinstance(cli.model, HitFilterModule)
     cli.model.check_end(cli.trainer)
     cli.datamodule.read_for(cli.model.model.config)
     return cli.model, cli.datamodule, cli.trainer

@@ -14,7 +14,8 @@ import hepattn.cli
 from hepattn.data import open_events, write_parquet
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter
-from hepattn.training import EventDataModule, HitFilterModule, cli, load_checkpoint
+from hepattn.training import EventDataModule, HitFilterModule, load_checkpoint
+from hepattn.training import filter_cli as cli
 
 from .conftest import toy_event
 
@@ -215,17 +216,6 @@ def test_checkpoint_of_another_filter(toy_config, tmp_path):
     assert not run(tmp_path, 1).exists()
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         load_checkpoint(tmp_path / "none.ckpt")
-
-
-def test_configs_by_bare_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    packaged = str(cli.CONFIGS / "hit_filter.yaml")
-    assert cli.resolve_configs(["fit", "--config", "hit_filter.yaml"]) == ["fit", "--config", packaged]
-    assert cli.resolve_configs(["--config=hit_filter.yaml"]) == [f"--config={packaged}"]
-    (tmp_path / "hit_filter.yaml").write_text("{}")
-    assert cli.resolve_configs(["--config", "hit_filter.yaml"]) == ["--config", "hit_filter.yaml"]
-    with pytest.raises(FileNotFoundError, match=r"hit_filter_mu200\.yaml"):
-        cli.resolve_configs(["--config", "nothing.yaml"])
 
 
 @pytest.mark.parametrize("names", [["hit_filter.yaml"], ["hit_filter.yaml", "hit_filter_mlp.yaml"]])

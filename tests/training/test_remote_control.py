@@ -8,9 +8,8 @@ import pytorch_lightning as pl
 
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilterConfig
-from hepattn.training import EventDataModule, HitFilterModule, load_checkpoint
+from hepattn.training import EventDataModule, HitFilterModule, load_checkpoint, read_checkpoint
 from hepattn.training.callbacks import RemoteControl, TrainingStopped
-from hepattn.training.module import read_checkpoint
 
 
 def begin(remote: RemoteControl, events: Path, **options) -> tuple[threading.Thread, list[BaseException]]:

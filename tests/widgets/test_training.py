@@ -14,7 +14,8 @@ import yaml
 
 from hepattn.data import Event, Hits, Particles, write_parquet
 from hepattn.models.hit_filter import HitFilter
-from hepattn.training import EventDataModule, HitFilterModule, cli, load_checkpoint
+from hepattn.training import EventDataModule, HitFilterModule, load_checkpoint
+from hepattn.training import filter_cli as cli
 from hepattn.widgets import TrainingExplorer, learning_curves
 
 LONG = 10_000
