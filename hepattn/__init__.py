@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hepattn.models.encoder import Encoder as Encoder
     from hepattn.models.encoder_config import EncoderConfig as EncoderConfig
     from hepattn.models.hit_filter import HitFilter as HitFilter
+    from hepattn.models.maskformer import MaskFormer as MaskFormer
     from hepattn.sequence import Layout as Layout
     from hepattn.sequence import Packed as Packed
 
@@ -36,6 +37,7 @@ _HOMES = {
     "HitFilter": "hepattn.models.hit_filter",
     "KernelRefusal": "hepattn.attention",
     "Layout": "hepattn.sequence",
+    "MaskFormer": "hepattn.models.maskformer",
     "Packed": "hepattn.sequence",
     "attend": "hepattn.attention",
     "attention_weights": "hepattn.attention",

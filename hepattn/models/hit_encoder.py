@@ -189,6 +189,24 @@ class HitModel(nn.Module):
         if isinstance(self.encoder, Encoder):
             self.encoder.set_backend(backend)
 
+    @torch.no_grad()
+    def take_encoder(self, other: "HitModel") -> None:
+        """Copies the weights with which another model embeds and encodes hits, to begin a training with.
+
+        Raises:
+            ValueError: it reads or encodes hits in another way; the settings that differ are named
+        """
+        names = ("features", "phi_octaves", "eta_octaves", "r_octaves", "z_octaves", "r_unit", "z_unit", "encoder")
+        differing = [name for name in names if getattr(self.config, name) != getattr(other.config, name)]
+        if differing or type(self.encoder) is not type(other.encoder):
+            what = ", ".join(differing) or "attention"
+            raise ValueError(
+                f"the {self.config.title} can't begin with the encoder of the {other.config.title}: they differ in "
+                f"{what}; make these settings the same"
+            )
+        for part in ("encoding", "input", "encoder"):
+            getattr(self, part).load_state_dict(getattr(other, part).state_dict())
+
     def inputs(self, event: Event) -> Packed:
         """What the model sees of an event, on the model's device: values (n_hits, F + 4)."""
         device = next(self.parameters()).device

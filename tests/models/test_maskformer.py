@@ -173,6 +173,18 @@ def test_weights_come_back(tmp_path, event):
         MaskFormer.load(path)
 
 
+def test_a_tracker_may_begin_with_the_encoder_of_a_filter(event):
+    made, front = tracker(), HitFilter(HitFilter.CONFIG(encoder=SMALL, window=8)).eval()
+    made.take_encoder(front)
+    inputs = made.inputs(event)
+    with torch.no_grad():
+        tokens = front.encoder(front.embed(inputs)[0]).values
+        assert torch.equal(made.see(inputs).hits.values, tokens)
+    other = HitFilter(HitFilter.CONFIG(encoder=replace(SMALL, gate=True), r_unit=10.0))
+    with pytest.raises(ValueError, match=r"the tracker can't begin .* hit filter: they differ in r_unit, encoder"):
+        made.take_encoder(other)
+
+
 def test_an_event_without_hits(event):
     made = tracker()
     found = made.reconstruct(event.keep(np.zeros(len(event.hits), dtype=np.bool_)))
