@@ -5,7 +5,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from hepattn.attention.backends.base import Call
+from hepattn.attention.backends.base import Call, zero_of
 from hepattn.attention.backends.registry import check_backend, choose
 from hepattn.attention.bias import DistanceBias
 from hepattn.masks.base import Mask
@@ -72,8 +72,7 @@ def attend(
 def _nothing(call: Call, backend: str) -> tuple[Tensor, Tensor]:
     """Without a query or without a key every kernel would give zeros; gradients are zero too."""
     check_backend(backend)
-    zero = 0 * (call.q.sum() + call.k.sum() + call.v.sum())
-    out = call.q.new_zeros(*call.q.shape[:2], call.v.shape[-1]) + zero
+    out = call.q.new_zeros(*call.q.shape[:2], call.v.shape[-1]) + zero_of(*call.leaves)
     return out, torch.full(call.q.shape[:2], -torch.inf, device=call.q.device)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hepattn.attention import KernelRefusal, attend
+from hepattn.attention import DistanceBias, KernelRefusal, attend
 from hepattn.attention.backends import flash, flex
 from hepattn.attention.backends.base import Call
 from hepattn.attention.functional import make_call
@@ -178,6 +178,42 @@ def test_nothing_to_attend_to_gives_zeros(mask, lengths, kv_lengths) -> None:  #
     assert (out == 0).all()
     assert lse.isneginf().all()
     assert all(t.grad is not None and (t.grad == 0).all() for t in (q, k, v))
+
+
+@pytest.mark.parametrize("value", [1.0, torch.inf], ids=["ones", "an infinite key"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("mask", "lengths", "kv_lengths"),
+    [
+        (Dense(torch.zeros(3, 20_000, dtype=torch.bool)), [3], [20_000]),
+        (GlobalTokens([30_000]), [20_000], None),  # names no token
+        (None, [3, 0], [0, 20_000]),  # queries without keys beside keys without queries
+        (None, [3], [0]),
+        (None, [0], [20_000]),
+    ],
+    ids=str,
+)
+def test_nothing_to_attend_to_gives_zeros_whatever_tokens_hold(mask, lengths, kv_lengths, dtype, value) -> None:  # type: ignore[no-untyped-def]
+    """Sums of 20,000 ones are infinite in float16, and zero times infinity is no zero."""
+    keys = sum(lengths if kv_lengths is None else kv_lengths)
+    q, k, v = (torch.ones(n, 2, 8, dtype=dtype) for n in (sum(lengths), keys, keys))
+    k[-1:] = value
+    for leaf in (q, k, v):
+        leaf.requires_grad_()
+    out, lse = attend(q, k, v, mask=mask, lengths=lengths, kv_lengths=kv_lengths, return_lse=True)
+    assert torch.equal(out, torch.zeros_like(out))
+    assert lse.isneginf().all()
+    for grad in torch.autograd.grad(out.sum(), (q, k, v)):
+        assert torch.equal(grad, torch.zeros_like(grad))
+
+
+def test_slopes_too_learn_nothing_from_nothing() -> None:
+    slopes = torch.ones(2, requires_grad=True)
+    q = torch.randn(5, 2, 8, dtype=torch.float16)
+    for x, mask in ((q, Dense(torch.zeros(5, 5, dtype=torch.bool))), (q[:0], None)):
+        out = attend(x, x, x, mask=mask, bias=DistanceBias(slopes))
+        assert out.dtype == q.dtype
+        assert torch.equal(torch.autograd.grad(out.sum(), slopes)[0], torch.zeros(2))
 
 
 def test_flex_on_a_cpu_takes_dense_masks_of_several_events_a_bias_and_cross_attention() -> None:

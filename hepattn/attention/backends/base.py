@@ -11,7 +11,7 @@ from hepattn.attention.bias import DistanceBias
 from hepattn.masks.base import Mask
 from hepattn.sequence import Layout
 
-__all__ = ["Call", "KernelRefusal", "constant"]
+__all__ = ["Call", "KernelRefusal", "constant", "zero_of"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -53,7 +53,19 @@ class Call:
     bias: DistanceBias | None = None
 
     @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        """All that a gradient may be asked for: q, k, v, and the slopes of the bias where there is one."""
+        return (self.q, self.k, self.v) if self.bias is None else (self.q, self.k, self.v, self.bias.slopes)
+
+    @property
     def needs_grad(self) -> bool:
         """Whether a gradient will be asked of this call."""
-        slopes = () if self.bias is None else (self.bias.slopes,)
-        return torch.is_grad_enabled() and any(t.requires_grad for t in (self.q, self.k, self.v, *slopes))
+        return torch.is_grad_enabled() and any(t.requires_grad for t in self.leaves)
+
+
+def zero_of(*tensors: Tensor) -> Tensor:
+    """A zero (0-d) that depends on all of them with a gradient of zero, whatever they hold.
+
+    Sums of no value: `0 * x.sum()` would be NaN where a value, or in float16 the sum, is infinite.
+    """
+    return torch.stack([x[:0].sum() for x in tensors]).sum()

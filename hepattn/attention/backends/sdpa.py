@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hepattn.attention.backends.base import Call
+from hepattn.attention.backends.base import Call, zero_of
 from hepattn.attention.backends.local import local_attention
 from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
 from hepattn.attention.backends.sparse import block_share, sparse_attention
@@ -111,7 +111,7 @@ def _event(call: Call, q: Tensor, k: Tensor, v: Tensor, event: int) -> tuple[Ten
 def _rows(call: Call, q: Tensor, k: Tensor, v: Tensor, pairs: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Queries (n, H, D) against keys (m, H, D); `pairs` (n, m) bool. A row without True gives zeros and no gradient."""
     if not len(k) or not len(q):
-        zeros = q.new_zeros(len(q), q.shape[1], v.shape[-1])
+        zeros = q.new_zeros(len(q), q.shape[1], v.shape[-1]) + zero_of(q, k, v)
         return zeros, torch.full(q.shape[:2], -torch.inf, device=q.device) if call.return_lse else None
     heads = (q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None])
     if pairs is None:

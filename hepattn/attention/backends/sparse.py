@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hepattn.attention.backends.base import Call
+from hepattn.attention.backends.base import Call, zero_of
 from hepattn.masks.base import MaskMod
 from hepattn.masks.blocks import block_relation
 from hepattn.sequence import Layout
@@ -122,7 +122,7 @@ def sparse_attention(call: Call, sizes: tuple[int, int] | None = None) -> tuple[
         if lse_whole is not None:
             lse_whole = lse_whole.index_copy(0, place, torch.cat([lse for lse in lses if lse is not None]))
     else:  # nothing may attend to anything: zeros, and gradients of zero
-        whole = whole + 0 * (call.q.sum() + call.k.sum() + call.v.sum())
+        whole = whole + zero_of(*call.leaves)
     total = call.queries.total
     return whole.flatten(0, 1)[:total], None if lse_whole is None else lse_whole.flatten(0, 1)[:total]
 
