@@ -132,6 +132,30 @@ def test_flash_gives_no_gradient_through_the_merge() -> None:
         assert flash.unsupported(call) is None
 
 
+def test_flash_gives_nothing_to_queries_of_an_event_without_keys() -> None:
+    """Whatever a kernel leaves in their rows; flash-attention says +inf for their log-sum-exp."""
+    lengths, kv_lengths = [5, 0, 3, 2], [7, 4, 0, 1]
+
+    def careless(x: flash.Varlen) -> tuple[torch.Tensor, torch.Tensor]:
+        out, lse = dense_varlen(x)
+        rows = slice(int(x.q_offsets[2]), int(x.q_offsets[3]))
+        noise = torch.zeros_like(out[..., :1])
+        noise[rows] = torch.nan
+        return out + noise, lse + noise[..., 0].nan_to_num(torch.inf)
+
+    q, k, v = leaves = [torch.randn(n, 2, 8, dtype=torch.float64, requires_grad=True) for n in (10, 12, 12)]
+    upstream = torch.randn(10, 2, 8, dtype=torch.float64)
+    call = make_call(q, k, v, None, lengths, kv_lengths, None, return_lse=True)
+    out, lse = flash.attend_varlen(call, flash.Door("careless", careless))
+    exact, exact_lse = attend_reference(q, k, v, lengths=lengths, kv_lengths=kv_lengths)
+    assert torch.equal(out[5:8], torch.zeros(3, 2, 8, dtype=torch.float64))
+    assert lse[5:8].isneginf().all()
+    assert torch.allclose(out, exact)
+    assert torch.allclose(lse, exact_lse)
+    found, right = (torch.autograd.grad(one, leaves, upstream) for one in (out, exact))
+    assert all(torch.allclose(one, other) for one, other in zip(found, right, strict=True))
+
+
 def dense_varlen(x: flash.Varlen) -> tuple[torch.Tensor, torch.Tensor]:
     """flash-attention's meaning: query i of n_q sees key j of n_k when i + n_k - n_q - left <= j <= ... + right."""
     outs, lses = [], []

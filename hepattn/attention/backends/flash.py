@@ -171,7 +171,7 @@ def attend_varlen(call: Call, kernel: Door) -> tuple[Tensor, Tensor]:
         return attend_with_globals(call, *parts, lambda part: attend_varlen(part, kernel))
     window = call.mask
     if not isinstance(window, Window):
-        return _through(kernel, call, (-1, -1))
+        return _without_keys(call, *_through(kernel, call, (-1, -1)))
     layout, half = call.queries, window.half
     if not window.wrap or half == 0:
         return _through(kernel, call, (half, half))
@@ -185,6 +185,21 @@ def attend_varlen(call: Call, kernel: Door) -> tuple[Tensor, Tensor]:
             place = Tensor.index_copy if call.needs_grad else Tensor.index_copy_  # autograd keeps the first `out`
             out, lse = place(out, 0, part.tokens, few), place(lse, 0, part.tokens, lse_few)
     return out, lse
+
+
+def _without_keys(call: Call, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Zeros and an lse of -inf for the queries of events without keys, where kernels leave +inf, or what was there."""
+    queries, keys = call.queries, call.keys
+    if queries is keys:
+        return out, lse
+    if not torch.compiler.is_compiling() and not keys.cached("an event without keys", lambda: _any_empty(keys)):
+        return out, lse
+    empty = (keys.offsets.diff() == 0)[queries.event][:, None]
+    return out.masked_fill(empty[..., None], 0), lse.masked_fill(empty, -torch.inf)
+
+
+def _any_empty(layout: Layout) -> bool:
+    return bool((layout.lengths == 0).any())
 
 
 @dataclass(frozen=True, eq=False)
