@@ -259,14 +259,18 @@ class Attention(Recordable):
         bias: DistanceBias | None,
     ) -> Tensor:
         def kernel(values: Tensor) -> Tensor:
+            query, key = q.to(values.dtype), k.to(values.dtype)
             return attend(
-                q, k, values, mask=mask, lengths=layout, kv_lengths=kv_layout, bias=bias, backend=self.backend
+                query, key, values, mask=mask, lengths=layout, kv_lengths=kv_layout, bias=bias, backend=self.backend
             )
 
         if not self.laser:
             return kernel(v)
         exponential, peak = laser_values(v, kv_layout)
-        return laser_output(kernel(exponential), peak, layout)
+        if exponential.dtype != v.dtype:  # float16 has no room for exponentials, also not by way of autocast
+            with torch.autocast(q.device.type, enabled=False):
+                return laser_output(kernel(exponential), peak, layout, v.dtype)
+        return laser_output(kernel(exponential), peak, layout, v.dtype)
 
 
 def _sum(x: Tensor, encoding: Tensor | None) -> Tensor:

@@ -164,14 +164,49 @@ def test_a_row_that_may_look_at_nothing_gives_zero_and_no_nan(laser):
     assert torch.equal(x.grad, torch.zeros(4, 8))
 
 
-def test_laser_of_large_values_stays_finite():
-    a = make(8, 2, laser=True)
-    x = (1e3 * torch.randn(6, 8)).requires_grad_()
-    out = a(pack(x, [6]), mask=Window(2)).values
-    out.sum().backward()
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02), (torch.float16, 2e-3)])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
+@pytest.mark.parametrize("mask", [Window(4), None], ids=["window", "all"])
+def test_laser_of_large_values_is_its_definition(dtype, error, scale, mask):
+    """Values and gradients against the formula in float64: log softmax exp, values floored 60 below the maximum."""
+    lengths, layout = [40, 20], Layout.of([40, 20], "cpu")
+    a = make(32, 2, laser=True).to(dtype)
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(60, 2, 16, generator=generator).to(dtype) for _ in range(3))
+    v = (scale * v).requires_grad_()
+    out = a._attend(q, k, v, mask, layout, layout, None)
+    assert out.dtype == dtype
+    exact = v.detach().double().requires_grad_()
+    expected = torch.cat(
+        [
+            slow_laser(*parts, mask)
+            for parts in zip(*(x.double().split(lengths) for x in (q, k)), exact.split(lengths), strict=True)
+        ]
+    )
+    assert torch.allclose(out.double(), expected, rtol=error, atol=10 * error)
+    weights = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((out.double() * weights).sum(), v)
+    (wanted,) = torch.autograd.grad((expected * weights).sum(), exact)
+    assert gradient.isfinite().all()
+    assert (gradient.double() - wanted).norm() < 10 * error * wanted.norm()
+
+
+def slow_laser(q, k, v, mask):
+    """One event in float64."""
+    score = torch.einsum("ihd,jhd->hij", q, k) / q.shape[-1] ** 0.5
+    if mask is not None:
+        score = score.masked_fill(~mask.dense(len(q)), -torch.inf)
+    peak = v.detach().amax(0)
+    return torch.einsum("hij,jhd->ihd", score.softmax(-1), (v - peak).clamp(min=-60.0).exp()).log() + peak
+
+
+def test_laser_under_autocast_to_float16_stays_finite():
+    a, x = make(8, 2, laser=True), (300 * torch.randn(30, 8)).requires_grad_()
+    with torch.autocast("cpu", torch.float16):
+        out = a(pack(x, [30]), mask=Window(4)).values
+    (gradient,) = torch.autograd.grad(out.float().sum(), x)
     assert out.isfinite().all()
-    assert x.grad is not None
-    assert x.grad.isfinite().all()
+    assert gradient.isfinite().all()
 
 
 # -- the parts that papers define ----------------------------------------------------------------------------------
