@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from hepattn.attention.module import Attention
 from hepattn.layers import Dense as DenseNetwork
 from hepattn.layers import Residual, make_norm
+from hepattn.layers.dense import ACTIVATIONS, GATED
 from hepattn.masks import Dense, Mask, Strided
 from hepattn.models.blocks import Blocks
 from hepattn.models.encoder_config import NormKind
+from hepattn.models.settings import check_types
 from hepattn.models.track_losses import PARAMETERS, ParameterScale
 from hepattn.sequence import Layout
 
@@ -68,7 +70,12 @@ class DecoderConfig:
     """Predict how well each mask fits (IoU)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cls", int(self.cls))
+        if isinstance(self.cls, bool):
+            object.__setattr__(self, "cls", int(self.cls))
+        check_types("Decoder", self)
+        if self.activation not in ACTIVATIONS | GATED:
+            known = ", ".join(map(repr, ACTIVATIONS | GATED))
+            raise ValueError(f"Decoder got activation={self.activation!r}, expected one of {known}.")
         for name, least in (("num_layers", 0), ("num_heads", 1), ("cls", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"Decoder got {name}={getattr(self, name)}: give at least {least}.")
@@ -80,6 +87,10 @@ class DecoderConfig:
             raise ValueError(f"Decoder got mask_threshold={self.mask_threshold}, expected a probability in (0, 1).")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"Decoder got drop_path={self.drop_path}, expected a probability in [0, 1).")
+        if self.layer_scale is not None and self.layer_scale < 0:
+            raise ValueError(f"Decoder got layer_scale={self.layer_scale}: give a factor of at least 0, or None.")
+        if self.drop_path and self.num_layers == 1:
+            raise ValueError("drop_path rises from 0 at the first layer to its rate: with one layer, leave it out.")
         if self.zero_start and self.layer_scale is not None:
             raise ValueError("zero_start and layer_scale both let a layer begin as (nearly) the identity: choose one.")
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from hepattn.layers.dense import ACTIVATIONS, GATED
-from hepattn.layers.norm import NORMS
+from hepattn.models.settings import check_types
 
 NormKind = Literal["rms", "layer"]
 
@@ -62,6 +62,9 @@ class EncoderConfig:
     """CLS tokens: the same, but kept for the event (`Encoder.encode`); True is one."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.cls, bool):
+            object.__setattr__(self, "cls", int(self.cls))
+        check_types("Encoder", self)
         for name in ("dim", "num_layers", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Encoder got {name}={getattr(self, name)}: give at least one.")
@@ -69,22 +72,15 @@ class EncoderConfig:
             raise ValueError(
                 f"Encoder got dim={self.dim}, num_heads={self.num_heads}: make dim a multiple of num_heads."
             )
-        kinds: dict[str, tuple[object, ...]] = {
-            "norm": tuple(NORMS),
-            "qk_norm": (None, *NORMS),
-            "distance_bias": (None, "linear", "circular"),
-            "activation": tuple(ACTIVATIONS | GATED),
-        }
-        for name, known in kinds.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"Encoder got {name}={getattr(self, name)!r}, expected one of {', '.join(map(repr, known))}."
-                )
+        if self.activation not in ACTIVATIONS | GATED:
+            known = ", ".join(map(repr, ACTIVATIONS | GATED))
+            raise ValueError(f"Encoder got activation={self.activation!r}, expected one of {known}.")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"Encoder got drop_path={self.drop_path}, expected a probability in [0, 1).")
         if round(self.dim * self.dense_ratio) < 1:
             raise ValueError(f"Encoder got dense_ratio={self.dense_ratio}: no channel would be left, so give more.")
-        object.__setattr__(self, "cls", int(self.cls))
+        if self.layer_scale is not None and self.layer_scale < 0:
+            raise ValueError(f"Encoder got layer_scale={self.layer_scale}: give a factor of at least 0, or None.")
         for name in ("cls", "global_registers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Encoder got {name}={getattr(self, name)}: give 0 or more.")
@@ -102,6 +98,8 @@ class EncoderConfig:
             raise ValueError(
                 "value_residual mixes the first layer's values into later ones: with one layer, leave it out."
             )
+        if self.drop_path and self.num_layers == 1:
+            raise ValueError("drop_path rises from 0 at the first layer to its rate: with one layer, leave it out.")
         if self.zero_start and self.layer_scale is not None:
             raise ValueError("zero_start and layer_scale both let a layer begin as (nearly) the identity: choose one.")
         if self.experts is None and self.experts_per_token != EncoderConfig.experts_per_token:

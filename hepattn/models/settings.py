@@ -1,0 +1,47 @@
+"""Settings of models are what their fields say, or one sentence says which is not."""
+
+import math
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+__all__ = ["check_types"]
+
+
+def check_types(owner: str, settings: Any) -> None:
+    """Refuses a field of a dataclass that holds something else than its annotation says.
+
+    Whole numbers serve as floats, True and False never as numbers, and a float is finite. Annotations other than bool,
+    int, float, str, None, Literal and unions of these are not looked at.
+
+    Args:
+        owner: whose settings they are, for the message
+        settings: a dataclass
+
+    Raises:
+        ValueError: naming the field, what it holds and what it should
+    """
+    hints = get_type_hints(type(settings))
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if not _fits(value, hints[one.name]):
+            raise ValueError(f"{owner} got {one.name}={value!r}, expected {_words(hints[one.name])}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in {Union, UnionType}:
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(known) and value == known for known in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is hint if hint in {bool, int, str, NoneType} else True
+
+
+def _words(hint: Any) -> str:
+    """The annotation in words: "a whole number or None"."""
+    if get_origin(hint) in {Union, UnionType}:
+        return " or ".join(_words(part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    return {bool: "True or False", int: "a whole number", float: "a finite number", str: "a word"}.get(hint, "None")
