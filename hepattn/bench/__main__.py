@@ -10,6 +10,7 @@ BENCHES = {
     "local-cpu": ("hepattn.bench.local_cpu", "windowed attention on a CPU against dense-mask SDPA and flex"),
     "masks": ("hepattn.bench.masks", "block masks from intervals against create_block_mask"),
     "matcher": ("hepattn.bench.matcher", "assignments of queries to targets: scipy against lapx and a GPU's"),
+    "tracks": ("hepattn.bench.tracks", "hits to tracks, against ACTS's Kalman filter on the same events"),
     "simulate": ("hepattn.bench.simulate", "seconds an event of the simulator, and its events against TrackML's"),
 }
 

@@ -1,0 +1,123 @@
+"""Hits to tracks: this project's tracker against ACTS's Kalman filter, on the same events, with the same metrics.
+
+`python -m hepattn.bench tracks --events sample:ttbar_mu200 --weights mu200`. Both sides begin with the arrays of an
+event. The tracker runs its hit filter first, on the GPU where there is one; the Kalman filter (extra `sim`) runs on one
+core. Particles that count are decided on the whole event, before any filter:
+
+- tracker's: the selection that it was trained for, in its volumes;
+- Kalman's: prompt (made within 2 mm of the beam), |eta| < 2.5, pT above the tracker's cut, at least 7 hits of any volume.
+
+Each side is judged on the hits that it may use: the tracker's volumes, or all.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hepattn.data.schema import BoolArray, Event, Selection
+from hepattn.data.sources import open_events
+from hepattn.data.tracks import Tracks
+from hepattn.metrics.tracks import FoundTracks, TrackMetrics, track_metrics
+from hepattn.models.maskformer import MaskFormer
+
+PROMPT = 2.0
+"""mm from the beam axis: a particle made nearer is prompt."""
+
+Finder = Callable[[Event], Tracks]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Who finds tracks, in which volumes, and how fast."""
+
+    name: str
+    find: Finder
+    selection: Selection
+    """Its volumes decide which hits count."""
+
+
+def prompt(event: Event, selection: Selection) -> BoolArray:
+    """(p,) bool, True = selected and prompt."""
+    assert event.particles is not None
+    near = np.hypot(event.particles.vx, event.particles.vy) < PROMPT
+    return selection.particles(event) & near
+
+
+def judge(side: Side, events: Sequence[Event], found: Sequence[Tracks], wanted: Selection) -> TrackMetrics:
+    """Metrics of one side's tracks over events, for the particles that `wanted` selects."""
+    judged = []
+    for event, tracks in zip(events, found, strict=True):
+        one = FoundTracks.of(event, tracks, side.selection)
+        chosen = wanted.particles(event) if wanted == side.selection else prompt(event, wanted)
+        judged.append(replace(one, reconstructable=chosen))
+    return track_metrics(judged)
+
+
+def run(side: Side, events: Sequence[Event], rounds: int) -> tuple[list[Tracks], float]:
+    """The tracks of each event, and the median of milliseconds an event; the first event warms up."""
+    side.find(events[0])
+    found, times = [], []
+    for event in events:
+        for _ in range(rounds):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            tracks = side.find(event)  # ends on the host, so nothing is under way
+            times.append(1e3 * (time.perf_counter() - start))
+        found.append(tracks)
+    return found, statistics.median(times)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Finds tracks with both, prints the table; returns the exit status."""
+    options = argparse.ArgumentParser(prog="python -m hepattn.bench tracks", description=__doc__)
+    options.add_argument("--events", default="sample:ttbar_mu0", help="see hepattn.data.open_events")
+    options.add_argument("--last", type=int, default=5, help="so many events, the last ones (default %(default)s)")
+    options.add_argument("--weights", default="sample", help="NAME of shipped weights, or a file (default %(default)s)")
+    options.add_argument("--rounds", type=int, default=3, help="of each event (default %(default)s)")
+    options.add_argument("--seeds", type=int, nargs="*", default=[1, 3], help="of the Kalman filter, a space point")
+    given = options.parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        source = open_events(given.events)
+        events = [source[index] for index in range(max(0, len(source) - given.last), len(source))]
+        file = Path(given.weights)
+        tracker = (MaskFormer.load(file) if file.suffix else MaskFormer.pretrained(given.weights)).to(device)
+        sides = [Side(f"hepattn {given.weights}, {device}", tracker.reconstruct, tracker.config.selection)]
+        sides += [_kalman(seeds, tracker.config.pt_min) for seeds in given.seeds]
+    except (ImportError, ValueError, OSError) as error:
+        print(f"hepattn.bench tracks: {error}", file=sys.stderr)
+        return 1
+    own = tracker.config.selection
+    theirs = Selection(own.pt_min, 2.5, 7)
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{len(events)} events of {given.events}, torch {torch.__version__}, {where}; intervals cover 68.3 %\n")
+    milliseconds: list[float] = []
+    for side in sides:
+        found, spent = run(side, events, given.rounds if side is sides[0] else 1)
+        milliseconds.append(spent)
+        print(f"{side.name}: {spent:,.1f} ms an event ({spent / milliseconds[0]:,.1f} x ours)")
+        for name, wanted in (("tracker's particles", own), ("Kalman's particles", theirs)):
+            if name.startswith("tracker") and side is not sides[0]:
+                continue
+            print(f"  {name}: {wanted}{', prompt' if wanted == theirs else ''}")
+            print("".join(f"    {line}\n" for line in str(judge(side, events, found, wanted)).splitlines()), end="")
+    return 0
+
+
+def _kalman(seeds: int, pt_min: float) -> Side:
+    from hepattn.data.simulation.kalman import KalmanConfig, kalman_tracks
+
+    config = KalmanConfig(pt_min=min(0.5, pt_min), seeds_per_space_point=seeds)
+
+    def find(event: Event) -> Tracks:
+        return kalman_tracks(event, config).tracks
+
+    return Side(f"ACTS Kalman filter, {seeds} seed{'s' if seeds > 1 else ''}, 1 core", find, Selection(pt_min, 2.5, 7))
