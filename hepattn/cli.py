@@ -4,6 +4,7 @@
 hepattn info                        versions, device, kernels and why one is missing
 hepattn simulate --events 10 ...    make events
 hepattn filter fit --config ...     train, test or apply a hit filter
+hepattn track fit --config ...      train, test or apply a tracker
 ```
 
 A mistake of the user's is told in one sentence and exits with status 2. Which exceptions count as one is `USER_ERRORS`;
@@ -22,6 +23,7 @@ COMMANDS = {
     "info": ("hepattn.info", "versions, device, kernels and why one is missing"),
     "simulate": ("hepattn.data.simulation", "make events with Pythia and ACTS"),
     "filter": ("hepattn.training.filter_cli", "train, test or apply a hit filter"),
+    "track": ("hepattn.training.track_cli", "train, test or apply a tracker"),
 }
 """Word -> (module with a `main(argv)`, what it does). A module is imported only when its word is used."""
 

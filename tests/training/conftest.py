@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from hepattn.data import Event, Hits, Particles, write_parquet
+from hepattn.models.encoder_config import EncoderConfig
+from hepattn.models.hit_filter import HitFilter
 
 
 def toy_event(number: int, particles: int = 12, *, truth: bool = True) -> Event:
@@ -70,3 +73,27 @@ def toy_config(toy_folder, tmp_path) -> Path:
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+@pytest.fixture(scope="session")
+def toy_filter(tmp_path_factory) -> Path:
+    """A filter of random weights, whose scores lie around 1/2, as a file."""
+    torch.manual_seed(4)
+    encoder = EncoderConfig(8, 1, 2)
+    return HitFilter(features=("x", "y", "z"), window=8, encoder=encoder).save(
+        tmp_path_factory.mktemp("w") / "f.safetensors"
+    )
+
+
+@pytest.fixture
+def toy_tracking(toy_config, toy_filter) -> Path:
+    """A file for `--config` of a tracker; the filter keeps a little more than half of the hits."""
+    config = yaml.safe_load(toy_config.read_text())
+    config["model"]["network"] |= {
+        "pt_min": 0.9,
+        "decoder": {"num_layers": 1, "num_heads": 2, "block": 4, "window": 24},
+        "filter": str(toy_filter),
+        "filter_threshold": 0.28,
+    }
+    toy_config.write_text(yaml.safe_dump(config))
+    return toy_config

@@ -1,0 +1,117 @@
+"""The tracker's module without a command line: its report, and a step driven from outside."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hepattn.data import Event, Truth
+from hepattn.data.schema import Selection
+from hepattn.data.tracks import Tracks
+from hepattn.models.decoder import DecoderConfig
+from hepattn.models.encoder_config import EncoderConfig
+from hepattn.models.maskformer import MaskFormerConfig
+from hepattn.training import OptimiserConfig, TrackDataModule, TrackerModule, make_optimiser
+from hepattn.training.tracking import JudgedEvent, TrackReport
+
+from .conftest import toy_event
+
+SMALL: dict[str, Any] = {
+    "features": ("x", "y", "z"),
+    "encoder": EncoderConfig(16, 1, 2),
+    "decoder": DecoderConfig(1, 2, block=4, window=24),
+    "window": 8,
+    "pt_min": 0.9,
+}
+
+
+def weighted(number: int) -> Event:
+    """A toy event whose hits all weigh the same."""
+    event = toy_event(number)
+    nothing = np.zeros(72, dtype=np.float32)
+    return Event(event.hits, event.particles, number, truth=Truth(*[nothing] * 6, weight=nothing + 1 / 72))  # type: ignore[misc]
+
+
+def judged(event: Event, kept: np.ndarray, selection: Selection) -> JudgedEvent:
+    """The stiff particles (even rows): 0 whole, 2 and 4 without a hit each, 6 halved, 8 and 10 not found; a fake."""
+    rows = [np.arange(6) + 6 * particle for particle in (0, 2, 4)]
+    rows[1], rows[2] = rows[1][:5], rows[2][1:]
+    fake = np.array([6 * 1, 6 * 3, 6 * 5])
+    tracks = Tracks.from_hits([*rows, np.arange(36, 39), fake], 72)
+    return JudgedEvent.of(event, tracks, selection, kept)
+
+
+def test_the_report_counts_by_hand():
+    config = MaskFormerConfig(**SMALL, filter="mine")
+    kept = np.ones(72, dtype=np.bool_)
+    kept[[17, 60, 61, 62, 63]] = False  # the hit that the second track lacks, and most of particle 10
+    one = judged(weighted(0), kept, config.selection)
+    report = TrackReport([one, judged(toy_event(1), kept, config.selection)], config)
+    record = report.record()
+    assert record["all"]["efficiency"] == [6, 12]
+    assert record["all"]["efficiency_perfect"] == [2, 12]
+    assert record["kept"]["efficiency_perfect"] == [4, 12]
+    assert record["all"]["fakes"] == [4, 10]  # one of three different particles, one that has half of its particle
+    assert record["filter"]["kept"] == [134, 144]
+    assert record["filter"]["efficiency"] == [62, 72]
+    assert record["filter"]["retention"] == [10, 12]
+    assert record["against"]["pt"]["edges"][:3] == [0.9, 1.0, 1.5]
+    assert record["against"]["pt"]["double_majority"][3] == [6, 12]  # 2 to 3 GeV
+    assert record["against"]["eta"]["edges"] == [-4 + 0.5 * i for i in range(17)]
+    assert record["against"]["eta"]["perfect"][8] == [2, 12]
+    score = record["trackml_score"]
+    assert score["events"] == 1
+    assert score["value"] == pytest.approx(16 / 72)
+    assert score["best"] == pytest.approx(0.5)
+    table = report.table()
+    assert "2 events, 12 target particles" in table
+    assert "TrackML score in the selected volumes, 1 events with weights: 0.2222" in table
+
+
+def test_edges_without_a_cut_on_eta():
+    report = TrackReport([], MaskFormerConfig(**SMALL | {"eta_max": float("inf"), "pt_min": 2.0}))
+    assert report.edges("eta")[0] == -4
+    assert report.edges("pt")[:2] == [2.0, 3.0]
+    assert report.record()["all"]["efficiency"] == [0, 0]
+
+
+@pytest.mark.parametrize("queries", ["dynamic", "learned"])
+def test_a_step_can_be_driven_from_outside_and_the_loss_falls(toy_folder, queries):
+    config = MaskFormerConfig(**SMALL, queries=queries, learned_queries=9)
+    data = TrackDataModule(path=str(toy_folder))
+    data.read_for(config)
+    data.setup("fit")
+    torch.manual_seed(0)
+    module = TrackerModule(config)
+    logged: dict[str, Any] = {}
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    module.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
+    assert (module.matcher is None) == (queries == "dynamic")
+    optimiser = make_optimiser(module.model, OptimiserConfig(learning_rate=1e-2))
+    losses = []
+    for _, batch in zip(range(40), data.train_dataloader(), strict=False):
+        loss = module.training_step(batch)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    parts = [logged[f"loss_{name}"].item() for name in ("first_hit", "objects", "focal", "dice")]
+    assert sum(parts) == pytest.approx(losses[-1])
+    assert logged["surplus"] == 0
+    if queries == "learned":
+        assert logged["queries"] == 9
+
+
+def test_too_few_learned_queries_are_counted(toy_folder):
+    config = MaskFormerConfig(**SMALL, queries="learned", learned_queries=4)
+    data = TrackDataModule(path=str(toy_folder))
+    data.read_for(config)
+    data.setup("fit")
+    module = TrackerModule(config)
+    logged: dict[str, Any] = {}
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    module.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
+    module.training_step(next(iter(data.train_dataloader())))
+    assert logged["surplus"] == 2
