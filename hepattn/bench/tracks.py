@@ -5,7 +5,7 @@ event. The tracker runs its hit filter first, on the GPU where there is one; the
 core. Particles that count are decided on the whole event, before any filter:
 
 - tracker's: the selection that it was trained for, in its volumes;
-- Kalman's: prompt (made within 2 mm of the beam), |eta| < 2.5, pT above the tracker's cut, at least 7 hits of any volume.
+- Kalman's: prompt (made within 2 mm of the beam), |eta| < 2.5, pT above the tracker's cut, at least 7 hits anywhere.
 
 Each side is judged on the hits that it may use: the tracker's volumes, or all.
 """
