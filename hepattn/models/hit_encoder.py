@@ -7,7 +7,7 @@ configuration are one file.
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,12 +18,15 @@ from hepattn.data.dataset import COORDINATES, hit_inputs
 from hepattn.data.features import DEFAULT_FEATURES, check_features
 from hepattn.data.sample import data_directory
 from hepattn.data.schema import Event, Selection
-from hepattn.encodings import Sinusoidal
+from hepattn.encodings import Encoding, Sinusoidal, make_encoding
 from hepattn.encodings.base import close_turn
 from hepattn.masks import Window
 from hepattn.models.encoder import Encoder
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.sequence import Packed
+
+HitEncoding = Literal["octaves", "none", "hepformer", "periodic", "fourier"]
+"""How a model of hits encodes coordinates, see `HitModelConfig.encoding`."""
 
 PRETRAINED = "mu200"
 """The weights that `pretrained()` takes unless another name is given: those of full size."""
@@ -54,6 +57,10 @@ class HitModelConfig:
     z_octaves: int = 0
     z_unit: float = 200.0
     """mm; z / z_unit is encoded."""
+    encoding: HitEncoding = "octaves"
+    """"none" encodes no coordinate. The others are `hepattn.encodings` by name, at that encoding's own frequencies, two
+    channels for each octave above; "periodic" is for phi, beside "sinusoidal" for the rest. All but octaves want units
+    in which a detector is of order one: r_unit = z_unit = 1000."""
     title: ClassVar[str] = "model of hits"
     """What a model with such a configuration is called in messages."""
 
@@ -67,6 +74,8 @@ class HitModelConfig:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be at least {bound}, not {getattr(self, name)}")
+        if self.encoding not in get_args(HitEncoding):
+            raise ValueError(f"encoding is one of {', '.join(get_args(HitEncoding))}, not {self.encoding!r}")
         if not (self.r_unit > 0 and self.z_unit > 0):
             raise ValueError(f"r_unit and z_unit are lengths > 0 in mm, not {self.r_unit} and {self.z_unit}")
 
@@ -99,17 +108,24 @@ class HitModelConfig:
 
 
 class Octaves(nn.Module):
-    """Sines and cosines of phi, eta, r and z at frequencies 1, 2, 4 ... of each; channels: twice the octaves of all.
+    """Sines and cosines of phi, eta, r and z at frequencies 1, 2, 4 ... of each; `channels`: twice the octaves of all.
 
-    Low frequencies make a small data set enough: with k up to 512 a few events are learnt by heart.
+    Low frequencies make a small data set enough: with k up to 512 a few events are learnt by heart. Another `kind` has
+    as many channels of other frequencies, or none, see `HitModelConfig.encoding`.
     """
 
-    def __init__(self, octaves: tuple[int, int, int, int], units: tuple[float, float, float, float]) -> None:
+    def __init__(
+        self,
+        octaves: tuple[int, int, int, int],
+        units: tuple[float, float, float, float],
+        kind: HitEncoding = "octaves",
+    ) -> None:
         super().__init__()
         self.units = units
-        made = {n: Sinusoidal(2 * n, alpha=2.0 ** (n - 1), base=2.0**n) for n in octaves if n}
-        self.parts = nn.ModuleList([made[n] if n else nn.Identity() for n in octaves])
-        self.octaves = octaves
+        self.octaves = octaves if kind != "none" else (0, 0, 0, 0)
+        self.channels = 2 * sum(self.octaves)
+        made = [_encoding(kind, i, n) if n else nn.Identity() for i, n in enumerate(self.octaves)]
+        self.parts = nn.ModuleList(made)
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """Coordinates (T, 4) float32, see `hepattn.data.dataset.COORDINATES` -> (T, channels) float32."""
@@ -119,6 +135,15 @@ class Octaves(nn.Module):
                 x = close_turn(coordinates[:, i]) if COORDINATES[i] == "phi" else coordinates[:, i] / unit
                 columns.append(part(x))
         return torch.cat(columns, dim=1) if columns else coordinates.new_zeros(len(coordinates), 0)
+
+
+def _encoding(kind: HitEncoding, column: int, octaves: int) -> Encoding:
+    """Of one of the `COORDINATES`; random frequencies are others in each."""
+    if kind == "octaves":
+        return Sinusoidal(2 * octaves, alpha=2.0 ** (octaves - 1), base=2.0**octaves)
+    if kind == "periodic" and COORDINATES[column] != "phi":
+        return make_encoding("sinusoidal", 2 * octaves)
+    return make_encoding(kind, 2 * octaves, **({"seed": column} if kind == "fourier" else {}))
 
 
 class CountHead(nn.Module):
@@ -156,8 +181,8 @@ class HitModel(nn.Module):
         super().__init__()
         self.config = c = config
         octaves = (c.phi_octaves, c.eta_octaves, c.r_octaves, c.z_octaves)
-        self.encoding = Octaves(octaves, (1.0, 1.0, c.r_unit, c.z_unit))
-        width, dim = len(c.features) + 2 * sum(octaves), c.encoder.dim
+        self.encoding = Octaves(octaves, (1.0, 1.0, c.r_unit, c.z_unit), c.encoding)
+        width, dim = len(c.features) + self.encoding.channels, c.encoder.dim
         self.input = nn.Sequential(nn.Linear(width, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
         self.encoder: nn.Module = self.make_encoder(backend)
 
@@ -196,7 +221,8 @@ class HitModel(nn.Module):
         Raises:
             ValueError: it reads or encodes hits in another way; the settings that differ are named
         """
-        names = ("features", "phi_octaves", "eta_octaves", "r_octaves", "z_octaves", "r_unit", "z_unit", "encoder")
+        sizes = ("phi_octaves", "eta_octaves", "r_octaves", "z_octaves", "r_unit", "z_unit")
+        names = ("features", *sizes, "encoding", "encoder")
         differing = [name for name in names if getattr(self.config, name) != getattr(other.config, name)]
         if differing or type(self.encoder) is not type(other.encoder):
             what = ", ".join(differing) or "attention"

@@ -9,6 +9,7 @@ import torch
 import hepattn.models.hit_encoder as module
 from hepattn.data import Event, Hits, sample_event
 from hepattn.data.dataset import hit_inputs
+from hepattn.encodings import Encoding, Periodic, RandomFourier, Sinusoidal
 from hepattn.metrics.filter import roc_auc
 from hepattn.models.encoder import Encoder
 from hepattn.models.encoder_config import EncoderConfig
@@ -101,6 +102,37 @@ def test_octaves_are_sines_and_cosines_of_powers_of_two():
     np.testing.assert_allclose(sorted(out[0, :6].tolist()), expected, atol=1e-6)
     assert sorted(out[0, 10:].tolist()) == pytest.approx(sorted([np.sin(1.4), np.cos(1.4)]), abs=1e-6)
     assert torch.equal(out[1], out[2])
+
+
+@pytest.mark.parametrize("kind", ["octaves", "none", "hepformer", "periodic", "fourier"])
+def test_a_filter_encodes_as_its_setting_says(kind, tmp_path):
+    net = model(encoding=kind, r_unit=1000.0)
+    phi, eta, r = (made if isinstance(made, Encoding) else None for made in net.encoding.parts[:3])
+    kinds = {"octaves": Sinusoidal, "hepformer": Sinusoidal, "periodic": Periodic, "fourier": RandomFourier}
+    assert isinstance(phi, kinds.get(kind, type(None)))
+    assert isinstance(eta, Sinusoidal if kind == "periodic" else kinds.get(kind, type(None)))
+    assert net.encoding(torch.rand(3, 4)).shape == (3, 0 if kind == "none" else 30)
+    if kind == "hepformer":
+        assert torch.equal(phi.omega, Sinusoidal.hepformer(14).omega)
+    if kind == "fourier":
+        assert not torch.equal(eta.B[:, :3], r.B)
+    again = HitFilter.load(net.save(tmp_path / "net.safetensors"))
+    assert again.config.encoding == kind
+    hits = event(30)
+    assert torch.equal(again.score(hits), net.eval().score(hits))
+
+
+def test_weights_without_the_setting_are_octaves():
+    saved = json.loads(HitFilterConfig().to_json())
+    del saved["encoding"]
+    assert HitFilterConfig.from_json(json.dumps(saved)).encoding == "octaves"
+
+
+def test_an_unknown_encoding_of_hits_is_refused():
+    with pytest.raises(ValueError, match="encoding is one of octaves, none, hepformer, periodic, fourier, not"):
+        HitFilterConfig(encoding="rotary")
+    with pytest.raises(ValueError, match="they differ in encoding; make"):
+        model(encoding="none").take_encoder(model())
 
 
 def test_score_and_volumes():

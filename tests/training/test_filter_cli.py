@@ -218,7 +218,10 @@ def test_checkpoint_of_another_filter(toy_config, tmp_path):
         load_checkpoint(tmp_path / "none.ckpt")
 
 
-@pytest.mark.parametrize("names", [["hit_filter.yaml"], ["hit_filter.yaml", "hit_filter_mlp.yaml"]])
+PACKAGED = [["hit_filter.yaml"], *(["hit_filter.yaml", f"hit_filter_{name}.yaml"] for name in ("mlp", "encodings"))]
+
+
+@pytest.mark.parametrize("names", PACKAGED)
 def test_packaged_configs_run(names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     configs = [word for name in names for word in ("--config", name)]
