@@ -6,12 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-_DTYPES = {"float": np.float32, "double": np.float64, "int32": np.int32, "int64": np.int64}
-
 
 def dtype_of(kind: pa.DataType) -> npt.DTypeLike:
     """The numpy dtype of an Arrow type of numbers."""
-    return _DTYPES[str(kind)]
+    return kind.to_pandas_dtype()
 
 
 def to_numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepattn.data._arrow import to_numpy
+from hepattn.data._columns import checked_columns, fault
 from hepattn.data.schema import Clusters, Event, Hits, Particles, Truth
 from hepattn.data.sequence import EventFileError, EventSequence
 
@@ -147,7 +147,8 @@ class ParquetEvents(EventSequence):
 
         Raises:
             FileNotFoundError: there is no such batch.
-            EventFileError: a file is broken, or its particles belong to other events.
+            EventFileError: a file is broken, its particles belong to other events, or an event has another number of
+                rows than the list of events says.
         """
         path = Path(path)
         if path.is_dir():
@@ -163,10 +164,13 @@ class ParquetEvents(EventSequence):
         self._entries: list[tuple[Path, int, dict[str, Any]]] = []
         for stem in self._stems:
             index = self._index(stem, "hits")
-            if any(entry["particles"] is not None for entry in index) and self._index(stem, "particles") != index:
-                raise EventFileError(
-                    f"{_file(stem, 'particles')} does not belong to the events of {_file(stem, 'hits')}"
-                )
+            self._count(stem, "hits", index)
+            if any(entry["particles"] is not None for entry in index):
+                if self._index(stem, "particles") != index:
+                    raise EventFileError(
+                        f"{_file(stem, 'particles')} does not belong to the events of {_file(stem, 'hits')}"
+                    )
+                self._count(stem, "particles", index)
             self._entries += [(stem, row, entry) for row, entry in enumerate(index)]
 
     def __len__(self) -> int:
@@ -183,13 +187,24 @@ class ParquetEvents(EventSequence):
         return [int(entry["hits"]) for _, _, entry in self._entries]
 
     def read(self, index: int) -> Event:
-        """Event number `index` >= 0 of the sequence."""
+        """Event number `index` >= 0 of the sequence.
+
+        Raises:
+            EventFileError: it can't be read, a column is missing, or a value is none.
+        """
         stem, row, entry = self._entries[index]
-        hits = self._columns(stem, "hits", row)
+        hits = self._columns(stem, "hits", row, entry)
         particles = None
         if entry["particles"] is not None:
-            columns = self._columns(stem, "particles", row)
+            columns = self._columns(stem, "particles", row, entry)
             particles = Particles(**_select(Particles, columns))
+        if "particle" in hits:
+            last = np.iinfo(np.int32).max if particles is None else len(particles) - 1
+            wrong = np.flatnonzero((hits["particle"] < -1) | (hits["particle"] > last))
+            if len(wrong):
+                known = "" if particles is None else f" of the event's {len(particles)}"
+                what = f"{hits['particle'][wrong[0]]} is neither a row of particles{known} nor -1 (noise)"
+                raise fault(_place(stem, "hits", entry), "particle", int(wrong[0]), what)
         clusters = None
         if "size_u" in hits:
             clusters = Clusters(**_select(Clusters, {**hits, "charge": hits["charge_sum"]}))
@@ -226,20 +241,40 @@ class ParquetEvents(EventSequence):
             raise EventFileError(
                 f"{_file(stem, part)} was not written by hepattn.data.write_parquet: it has no list of events"
             )
-        stored = json.loads(raw)
-        if stored["version"] != VERSION:
-            raise EventFileError(
-                f"{_file(stem, part)} has format version {stored['version']}, this release reads {VERSION}"
-            )
-        return list(stored["events"])
+        try:
+            stored = json.loads(raw)
+            version, events = stored["version"], list(stored["events"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise EventFileError(f"{_file(stem, part)} has a list of events that can't be read: {error!r}") from error
+        if version != VERSION:
+            raise EventFileError(f"{_file(stem, part)} has format version {version}, this release reads {VERSION}")
+        return events
 
-    def _columns(self, stem: Path, part: str, row: int) -> dict[str, Array]:
+    def _count(self, stem: Path, part: str, index: list[dict[str, Any]]) -> None:
+        """Compare the rows that a file has with its list of events; reads nothing more than its end."""
+        metadata = self._handle(stem, part).metadata
+        groups = metadata.num_row_groups
+        if groups != len(index):
+            first = _place(stem, part, index[min(groups, len(index) - 1)])
+            raise EventFileError(
+                f"{first}: {groups} row groups where the file's list of events has {len(index)}, one an event; "
+                "write it with hepattn.data.write_parquet"
+            )
+        for row, entry in enumerate(index):
+            rows = metadata.row_group(row).num_rows
+            if rows != entry[part]:
+                raise EventFileError(
+                    f"{_place(stem, part, entry)}: {rows:,} rows where the file's list of events has "
+                    f"{entry[part]:,} {part}"
+                )
+
+    def _columns(self, stem: Path, part: str, row: int, entry: dict[str, Any]) -> dict[str, Array]:
         handle = self._handle(stem, part)
         try:
             table = handle.read_row_group(row, use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise EventFileError(f"{_file(stem, part)} can't be read at event {row}: {_sentence(error)}") from error
-        return {name: to_numpy(table.column(name)) for name in table.column_names if name != "event_id"}
+        return checked_columns(table, part, int(entry["event_id"]), _place(stem, part, entry))
 
 
 class _Writer:
@@ -312,6 +347,11 @@ class _Writer:
 
 def _file(stem: Path, part: str) -> Path:
     return stem.with_name(f"{stem.name}.{part}.parquet")
+
+
+def _place(stem: Path, part: str, entry: dict[str, Any]) -> str:
+    """What an error calls an event of a file."""
+    return f"{_file(stem, part)}, event {entry['event_id']}"
 
 
 def _sentence(error: Exception) -> str:

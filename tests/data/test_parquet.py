@@ -3,13 +3,14 @@
 import multiprocessing
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -173,6 +174,83 @@ def test_broken_files(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(tmp_path / "b.hits.parquet").replace_schema_metadata(None), hits)
     with pytest.raises(EventFileError, match="not written by"):
         read_parquet(tmp_path / "a")
+
+
+def _put(name: str, row: int, value: object, kind: pa.DataType | None = None) -> Callable[[pa.Table], pa.Table]:
+    """Another value in a column, which keeps its type or becomes of another one."""
+
+    def change(table: pa.Table) -> pa.Table:
+        values = table.column(name).to_pylist()
+        values[row] = value
+        if kind == pa.string():
+            values = [str(value) for value in values]
+        column = pa.array(values, kind or table.schema.field(name).type, from_pandas=False)
+        return table.set_column(table.column_names.index(name), name, column)
+
+    return change
+
+
+def _drop(name: str) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.drop_columns([name])
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("hits", _drop("y"), "has no column y: it has event_id, x, z"),
+        ("hits", _drop("event_id"), "has no column event_id"),
+        ("particles", _drop("px"), "has no column px"),
+        ("hits", _drop("size_v"), "has no column size_v beside its column size_u"),
+        ("hits", _drop("size_u"), "has no column size_u beside its column size_v"),
+        ("hits", _drop("tx"), "has no column tx beside its column ty"),
+        ("hits", lambda table: table.append_column("x", table.column("x")), "has the column x twice"),
+        ("hits", _put("x", 3, "left", pa.string()), "column x holds string, .* in row 0: it should hold numbers"),
+        ("hits", _put("layer_id", 3, 1.5, pa.float64()), "column layer_id holds double, .*: it should hold whole numb"),
+        ("hits", _put("x", 3, None), r"column x, row 3 \(the event's first is row 0\): the value is missing"),
+        ("hits", _put("x", 3, float("nan")), r"column x, row 3 .*: nan is not a finite number"),
+        ("hits", _put("charge_sum", 5, float("inf")), r"column charge_sum, row 5 .*: inf is not a finite number"),
+        ("hits", _put("z", 4, 1e39, pa.float64()), r"column z, row 4 .*: 1e\+39 is too large for float32"),
+        ("particles", _put("vz", 2, float("nan")), r"column vz, row 2 .*: nan is not a finite number"),
+        ("hits", _put("particle", 7, 99999), r"column particle, row 7 .*: 99999 is neither a row .* event's 6 nor -1"),
+        ("hits", _put("particle", 7, -7), r"column particle, row 7 .*: -7 is neither"),
+        ("hits", _put("volume_id", 1, 2**40, pa.int64()), r"column volume_id, row 1 .*: 1099511627776 is out of range"),
+        ("hits", _put("event_id", 6, 12), r"column event_id, row 6 .*: 12 where the file's list of events has 8"),
+        ("hits", lambda table: table.slice(0, 10), r": 10 rows where the file's list of events has 40 hits"),
+        ("hits", lambda table: table.slice(0, 0), r": 0 rows where the file's list of events has 40 hits"),
+        ("particles", lambda table: table.slice(1), r": 5 rows where the file's list of events has 6 particles"),
+    ],
+)
+def test_a_changed_column_is_one_sentence_with_its_place(
+    tmp_path: Path, part: str, change: Callable[[pa.Table], pa.Table], words: str
+) -> None:
+    write_parquet(tmp_path / "a", [make_event(seed=8)])
+    file = tmp_path / f"a.{part}.parquet"
+    pq.write_table(change(pq.read_table(file)), file)
+    with pytest.raises(EventFileError, match=rf"a\.{part}\.parquet, event 8.*{words}") as error:
+        read_parquet(tmp_path / "a")
+    assert "\n" not in str(error.value)
+
+
+def test_a_batch_in_one_piece_and_a_broken_list_of_events(tmp_path: Path) -> None:
+    hits, _ = write_parquet(tmp_path / "a", [make_event(seed=seed) for seed in (3, 4)])
+    table = pq.read_table(hits)
+    pq.write_table(table, hits)
+    with pytest.raises(EventFileError, match=r"event 4: 1 row groups where the file's list of events has 2"):
+        ParquetEvents(tmp_path)
+    pq.write_table(table.replace_schema_metadata({"hepattn": "{"}), hits)
+    with pytest.raises(EventFileError, match=r"a.hits.parquet has a list of events that can't be read"):
+        ParquetEvents(tmp_path)
+
+
+def test_columns_without_partners_may_go_and_wider_types_come_back(tmp_path: Path) -> None:
+    hits, _ = write_parquet(tmp_path / "a", [make_event(seed=8)])
+    table = pq.read_table(hits).drop_columns(["hit_id", "cells", "particle"])
+    place = table.column_names.index("x")
+    table = table.set_column(place, "x", table.column("x").cast(pa.float64()))
+    pq.write_table(table.append_column("mine", pa.array(["?"] * 40)), hits)
+    (event,) = read_parquet(tmp_path / "a")
+    assert event.hits.hit_id is event.hits.particle is None
+    assert event.hits.x.dtype == np.float32
 
 
 def test_an_old_batch_survives_a_failed_write(tmp_path: Path) -> None:
