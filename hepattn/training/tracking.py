@@ -14,7 +14,7 @@ from hepattn.metrics import FilterMetrics, Fraction, ScoredEvent, filter_metrics
 from hepattn.metrics.track_matching import Kind
 from hepattn.metrics.trackml_score import trackml_score, trackml_weights
 from hepattn.metrics.tracks import FoundTracks, Quantity, Sizes, TrackMetrics, efficiency_against, track_metrics
-from hepattn.models.maskformer import MaskFormer, MaskFormerConfig, Seen
+from hepattn.models.maskformer import MaskFormer, MaskFormerConfig, Seen, filter_in_front
 from hepattn.models.matcher import SOLVERS, Matcher
 from hepattn.models.track_targets import TrackLossConfig, TrackTruth, track_loss
 from hepattn.training.base import TrainingModule, begin
@@ -63,6 +63,8 @@ class TrackerModule(TrainingModule):
         backend: attention kernel
         compile: compile the encoder (worth it on a GPU)
         weights: begin with these instead of random ones: a .safetensors file, whose configuration replaces `network`
+        begin_with_filter: begin with the encoder of the hit filter in front, which has learnt which hits belong
+            together; it must read and encode hits in the same way
 
     Raises:
         ValueError: an impossible setting
@@ -84,10 +86,18 @@ class TrackerModule(TrainingModule):
         backend: str = "auto",
         compile: bool = False,  # noqa: A002
         weights: str | None = None,
+        begin_with_filter: bool = False,
     ) -> None:
         if matcher not in SOLVERS:
             raise ValueError(f"matcher is one of {', '.join(SOLVERS)}, not {matcher!r}")
         super().__init__(begin(MaskFormer, network, backend=backend, compile=compile, weights=weights), optimiser)
+        if begin_with_filter and weights is None:
+            front = filter_in_front(network)
+            if front is None:
+                raise ValueError(
+                    "begin_with_filter needs a hit filter in front of the tracker: name it as network.filter"
+                )
+            self.model.take_encoder(front)
         self.loss_config = loss
         self.matcher = Matcher(matcher) if self.model.config.queries == "learned" else None
         self._judged: list[JudgedEvent] = []
@@ -127,7 +137,7 @@ class TrackerModule(TrainingModule):
         selection, events = self.model.config.selection, len(batch.events)
         for event, kept, tracks in zip(batch.events, batch.kept, self.model.tracks(seen, min_hits=1), strict=True):
             self._judged.append(JudgedEvent.of(event, tracks.in_event(kept), selection, kept))
-        self.log("val_queries", len(seen.place) / events, on_epoch=True, batch_size=events)
+        self.log("queries_per_event", len(seen.place) / events, on_epoch=True, batch_size=events)
         if seen.log_count is not None:
             number = batch.given.hits.num_reconstructable
             off = (seen.log_count.expm1() - number).abs() / number.clamp(min=1)

@@ -50,7 +50,15 @@ def test_fit_then_test_then_predict(toy_tracking, tmp_path, capsys, monkeypatch)
     folder = run(tmp_path) / "checkpoints"
     assert list(folder.glob("best-step=*-val_efficiency=*.ckpt"))
     columns = set((run(tmp_path) / "metrics.csv").read_text().splitlines()[0].split(","))
-    assert {"loss", "loss_first_hit", "loss_objects", "loss_focal", "loss_dice", "queries", "val_queries"} <= columns
+    assert {
+        "loss",
+        "loss_first_hit",
+        "loss_objects",
+        "loss_focal",
+        "loss_dice",
+        "queries",
+        "queries_per_event",
+    } <= columns
     assert {f"val_{name}" for name in ("efficiency", "perfect", "fakes", "duplicates")} <= columns
     assert {"val_efficiency_kept", "val_perfect_kept", "val_fakes_kept", "val_duplicates_kept"} <= columns
     assert not {"loss_iou", "loss_parameters", "loss_routers", "loss_count"} & columns
@@ -234,6 +242,7 @@ def test_packaged_configs_run(names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     configs = [word for name in names for word in ("--config", name)]
     size = ["--model.network.encoder.dim", "16", "--model.network.encoder.num_layers", "1", "--data.limit", "4"]
+    size += ["--model.begin_with_filter", "false"]  # which has other sizes
     held = ["--data.validation", "1", "--data.test", "1", "--trainer.fast_dev_run", "2", "--trainer.accelerator", "cpu"]
     if "tracking_mu200.yaml" in names:  # on light events, in front of which the full-size filter would take long
         held += [

@@ -1,5 +1,6 @@
 """The tracker's module without a command line: its report, and a step driven from outside."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hepattn.data.schema import Selection
 from hepattn.data.tracks import Tracks
 from hepattn.models.decoder import DecoderConfig
 from hepattn.models.encoder_config import EncoderConfig
+from hepattn.models.hit_filter import HitFilter
 from hepattn.models.maskformer import MaskFormerConfig
 from hepattn.training import OptimiserConfig, TrackDataModule, TrackerModule, make_optimiser
 from hepattn.training.tracking import JudgedEvent, TrackReport
@@ -115,3 +117,19 @@ def test_too_few_learned_queries_are_counted(toy_folder):
     module.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
     module.training_step(next(iter(data.train_dataloader())))
     assert logged["surplus"] == 2
+
+
+def test_a_training_may_begin_with_the_encoder_of_its_filter(toy_filter):
+    front = HitFilter.load(toy_filter)
+    names = ("features", "encoder", "phi_octaves", "eta_octaves", "r_octaves", "z_octaves", "window")
+    network = MaskFormerConfig(
+        **{name: getattr(front.config, name) for name in names},
+        decoder=DecoderConfig(num_layers=1, num_heads=2),
+        filter=str(toy_filter),
+    )
+    begun = TrackerModule(network, begin_with_filter=True).model
+    assert all(torch.equal(begun.encoder.state_dict()[name], x) for name, x in front.encoder.state_dict().items())
+    with pytest.raises(ValueError, match="they differ in phi_octaves"):
+        TrackerModule(replace(network, phi_octaves=1), begin_with_filter=True)
+    with pytest.raises(ValueError, match="needs a hit filter in front of the tracker: name it"):
+        TrackerModule(replace(network, filter=None), begin_with_filter=True)
