@@ -15,7 +15,7 @@ from typing_extensions import override
 from hepattn.data.dataset import hit_inputs
 from hepattn.data.schema import BoolArray, Event, Selection
 from hepattn.data.track_dataset import TrackBatch, TrackDataset, collate_tracks, track_batch
-from hepattn.metrics import ScoredEvent, filter_metrics
+from hepattn.metrics import Fraction, ScoredEvent, filter_metrics
 from hepattn.models.hit_encoder import HitModelConfig
 from hepattn.models.hit_filter import HitFilter
 from hepattn.models.maskformer import MaskFormerConfig, filter_in_front, kept_hits
@@ -137,6 +137,7 @@ class TrackDataModule(EventDataModule):
         self._config: MaskFormerConfig | None = None
         self._front: HitFilter | None = None
         self._kept: dict[str, KeptHits] = {}
+        self._said = False
 
     @override
     def read_for(self, config: HitModelConfig | None) -> None:
@@ -174,7 +175,9 @@ class TrackDataModule(EventDataModule):
         """
         super().setup(stage)
         if self._front is None:
-            say("no hit filter in front: all hits in the selected volumes go in")
+            if not self._said:  # the trainer sets up again what the command line has
+                say("no hit filter in front: all hits in the selected volumes go in")
+            self._said = True
             return
         for part in PARTS.get(stage or "fit", ()):
             if part not in self._kept:
@@ -187,24 +190,25 @@ class TrackDataModule(EventDataModule):
         root = None if self.trainer is None else self.trainer.strategy.root_device
         front.to(root if root is not None and root.type == "cuda" else "cpu")
         shown = self.trainer is None or self.trainer.progress_bar_callback is not None
-        out, judged = KeptHits(), []
+        out, judged = KeptHits(), dict.fromkeys(("kept", "efficiency", "retention"), Fraction(0, 0))
         bar = tqdm(range(len(events)), f"hit filter, {part}", leave=False, disable=not shown, file=sys.stderr)
         for i in bar:
             event = events[i]
             kept = kept_hits(event, config, front)
             out.append(kept)
-            judged.append(judge_kept(event, kept, config.selection, truth=part != "predict"))
+            scored = judge_kept(event, kept, config.selection, truth=part != "predict")
+            metrics = filter_metrics([scored], 0.5, config.min_hits)
+            judged = {name: fraction + getattr(metrics, name) for name, fraction in judged.items()}
         front.to("cpu")  # leaves the GPU to the training
-        found = filter_metrics(judged, 0.5, config.min_hits)
-        number = len(events)
+        number, hits = len(events), judged["kept"]
         sentence = (
             f"{part}: the hit filter {config.filter} (score >= {config.filter_threshold:g}) keeps "
-            f"{found.kept.passed / number:,.0f} of {found.kept.total / number:,.0f} hits an event"
+            f"{hits.passed / number:,.0f} of {hits.total / number:,.0f} hits an event"
         )
         if part != "predict":
             sentence += (
-                f", {found.efficiency.value:.2%} of target hits, and {found.retention.value:.2%} of reconstructable "
-                f"particles with >= {config.min_hits} hits"
+                f", {judged['efficiency'].value:.2%} of target hits, and {judged['retention'].value:.2%} of "
+                f"reconstructable particles with >= {config.min_hits} hits"
             )
         say(sentence)
         return out
