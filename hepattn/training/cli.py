@@ -5,6 +5,8 @@
 
 import argparse
 import logging
+import re
+import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,9 +17,19 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from hepattn.training.base import TrainingModule, read_checkpoint
-from hepattn.training.callbacks import CheckpointOnInterrupt, ExportWeights, LastCheckpoint, Speed
+from hepattn.attention import available_backends
+from hepattn.attention.backends.registry import BACKENDS
+from hepattn.training.base import TrainingModule, read_checkpoint, say
+from hepattn.training.callbacks import (
+    CheckpointOnInterrupt,
+    ExportWeights,
+    LastCheckpoint,
+    Speed,
+    checkpoint_folder,
+    is_dry,
+)
 from hepattn.training.data import EventDataModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -113,8 +125,33 @@ class TaskCLI(LightningCLI):
         """
         self.config = parser.parse_args(args)
         path = self._settings().get("ckpt_path")
-        named = path is None or path in {"best", "last", "hpc"}
-        self.checkpoint = None if named else read_checkpoint(path, self._module().MODEL)
+        if path is None:
+            return
+        if path in {"best", "last", "hpc"}:
+            path = self._settings()["ckpt_path"] = self._named_checkpoint(path)
+        self.checkpoint = read_checkpoint(path, self._module().MODEL)
+
+    def _named_checkpoint(self, word: str) -> str:
+        """The checkpoint that the newest run has left, for the word "last".
+
+        pytorch-lightning knows no last checkpoint but its own, and would begin anew in silence.
+
+        Raises:
+            ValueError: another word
+            FileNotFoundError: there is none
+        """
+        runs = Path(self._settings()["trainer"].get("default_root_dir") or ".") / self._module().MODEL.KIND
+        found = [path for name in ("last", "interrupted") for path in runs.glob(f"*/checkpoints/{name}.ckpt")]
+        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+        if word != "last":
+            known = "" if newest is None else f", such as {newest}"
+            raise ValueError(f"--ckpt_path takes a file{known}, or the word last, not {word}")
+        if newest is None:
+            raise FileNotFoundError(
+                f"--ckpt_path last: no run in {runs} has left a last.ckpt or interrupted.ckpt; give a file"
+            )
+        say(f"the last checkpoint is {newest}")
+        return str(newest)
 
     def _settings(self) -> Any:
         return self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
@@ -140,7 +177,18 @@ class TaskCLI(LightningCLI):
     def before_fit(self) -> None:
         """Opens the events, before the trainer makes folders: a wrong path leaves nothing behind."""
         self.model.check_end(self.trainer)
+        if self.trainer.val_check_interval == 0:
+            raise ValueError(
+                "trainer.val_check_interval is a number of steps >= 1 or a fraction of a pass, not 0; "
+                "trainer.limit_val_batches 0 leaves validation out"
+            )
         self._open("fit")
+
+    def after_fit(self) -> None:
+        """Says which checkpoint a later command can take."""
+        kept = any(isinstance(callback, LastCheckpoint) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if kept and self.trainer.is_global_zero and not is_dry(self.trainer):
+            sys.stdout.write(f"checkpoint in {checkpoint_folder(self.trainer) / 'last.ckpt'}\n")
 
     def before_validate(self) -> None:
         """The same."""
@@ -155,7 +203,28 @@ class TaskCLI(LightningCLI):
         self._open("predict")
         self.trainer.logger = None
 
+    def _check_device(self, stage: str) -> None:
+        """Refuses several devices, and a kernel that the device hasn't.
+
+        Raises:
+            ValueError: one of them
+        """
+        devices = self.trainer.num_devices * self.trainer.num_nodes
+        if devices > 1:
+            raise ValueError(
+                f"trainer.devices and trainer.num_nodes ask for {devices} devices, among which the stream of events "
+                "is not distributed: set --trainer.devices 1 --trainer.num_nodes 1"
+            )
+        backend, kind = self._settings()["model"].get("backend"), self.trainer.strategy.root_device.type
+        if backend in BACKENDS:
+            missing = available_backends(kind)[backend] if stage == "fit" else BACKENDS[backend].missing(kind)
+            if isinstance(missing, str):
+                raise ValueError(
+                    f"model.backend {backend} can't be used on {kind}: {missing}; auto takes what is there"
+                )
+
     def _open(self, stage: str) -> None:
+        self._check_device(stage)
         if self.checkpoint is not None:
             self.model.on_load_checkpoint(self.checkpoint)  # refuses another model's
         self.datamodule.trainer = self.trainer  # says on which device to prepare
@@ -200,6 +269,8 @@ def run(
             )
     except argparse.ArgumentError as error:
         raise ValueError(_sentence(error)) from error
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from error
     finally:
         for logger in talk:
             logger.removeFilter(_worth_saying)
@@ -238,6 +309,29 @@ def _config(name: str) -> str:
 
 
 def _sentence(error: argparse.ArgumentError) -> str:
-    """The last and most specific line of jsonargparse's report."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
+    """The report of jsonargparse in one sentence: which setting takes what, and what it got, where it says so."""
+    text = str(error)
+    keys = re.findall(r'Parser key "([^"]+)"', text)
+    several = re.findall(r"Subtypes: \[(.*)\]\n", text)
+    got = re.findall(r"(?:Given|Got) value: (.*)", text)
+    single = re.findall(r"Expected a (.*)\. Got value: ", text)
+    kinds = several + single
+    if keys and len(keys) == len(got) == len(kinds):  # of settings in settings the innermost is wrong
+        return f"{'.'.join(keys)} takes {_kinds(kinds[-1])}, not {got[0]}"
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]
     return " ".join(lines)
+
+
+def _kinds(types: str) -> str:
+    """`typing.Literal[32, 'bf16'], <class 'NoneType'>` as "32, bf16 or null"."""
+    plain = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null"}
+    words: list[str] = []
+    for literal, name, other in re.findall(
+        r"typing\.Literal\[(.*?)\]|<class '(?:\w+\.)*(\w+)'>|([^\s,\[]+(?:\[[^\]]*\])?)", types
+    ):
+        if literal:
+            words += [word.strip("' ") for word in literal.split(",")]
+        else:
+            words.append(plain.get(name, name) or re.sub(r"\b(?:\w+\.)+", "", other))
+    words = list(dict.fromkeys(words))
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
