@@ -13,6 +13,14 @@ from hepattn.plotting.masks import block_sizes, blocks, mask
 from hepattn.plotting.occupancy import composition, hits_per_particle, occupancy
 from hepattn.plotting.ordering import block_maps, block_recall, curves, places
 from hepattn.plotting.performance import efficiency, kept, kernels, scores
+from hepattn.plotting.queries import (
+    attention_on_own,
+    query_attention,
+    query_costs,
+    query_hits,
+    query_masks,
+    query_tracks,
+)
 from hepattn.plotting.style import Figure
 from hepattn.plotting.tracks import found_tracks, toy_matching, track_efficiency
 from hepattn.plotting.windows import window_auc, window_cost, window_recall
@@ -22,6 +30,7 @@ __all__ = [
     "ablation",
     "attended",
     "attention_maps",
+    "attention_on_own",
     "attention_rows",
     "attention_seam",
     "block_maps",
@@ -47,6 +56,11 @@ __all__ = [
     "occupancy",
     "performance_by",
     "places",
+    "query_attention",
+    "query_costs",
+    "query_hits",
+    "query_masks",
+    "query_tracks",
     "scores",
     "toy_matching",
     "track_efficiency",
