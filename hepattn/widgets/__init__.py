@@ -11,6 +11,7 @@ from hepattn.widgets.kernels import KernelExplorer
 from hepattn.widgets.masks import MaskExplorer
 from hepattn.widgets.ordering import OrderingExplorer
 from hepattn.widgets.performance import PerformanceExplorer
+from hepattn.widgets.queries import QueryExplorer
 from hepattn.widgets.track_toys import TrackToyExplorer
 from hepattn.widgets.windows import WindowExplorer
 
@@ -27,6 +28,7 @@ __all__ = [
     "MaskExplorer",
     "OrderingExplorer",
     "PerformanceExplorer",
+    "QueryExplorer",
     "TrackToyExplorer",
     "TrainingExplorer",
     "WindowExplorer",
