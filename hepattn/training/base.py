@@ -179,7 +179,7 @@ def begin(
     """
     model = kind(network, backend=backend) if weights is None else kind.load(weights, backend=backend).train()
     if compile:
-        model.encoder.compile(dynamic=True)
+        model.encoder.compile(dynamic=True, fullgraph=True)  # else it may go on without being compiled, in silence
     return model
 
 
