@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+import hepattn.cli
 from hepattn.data import Event, read_parquet, read_trackml, sample_events, simulate
 from hepattn.data.simulation import Recipe, SimulationError, main, simulate_to
 from hepattn.data.simulation.detector import READOUT, Modules
@@ -158,6 +159,56 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
         open_folder(tmp_path, Recipe(seed=1))
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--workers", "0"], "workers must be at least 1, got 0"),
+        (["--events", "0"], "events must be at least 1"),
+        (["--pileup", "-1"], "pileup must lie between"),
+        (["--out", "taken"], "events need a folder, and taken is a file; take another folder than taken"),
+        (["--out", "taken/events"], "and taken is a file; take another folder than taken/events"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2_and_leaves_nothing(tmp_path, monkeypatch, capsys, option, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hepattn.data.simulation.driver.require", lambda _: None)  # as if both were there
+    (tmp_path / "taken").write_text("mine")
+    assert hepattn.cli.main(["simulate", "--events", "1", "--out", "new", *option]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("hepattn simulate: ")
+    assert words in said
+    assert said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_folder_is_not_made_without_the_packages(tmp_path, monkeypatch):
+    def missing(module):
+        raise ImportError("the simulator needs the package pyacts")
+
+    monkeypatch.setattr("hepattn.data.simulation.driver.require", missing)
+    with pytest.raises(ImportError, match="pyacts"):
+        simulate_to(tmp_path / "new", Recipe(), 1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_versions_are_said_where_events_are_made_and_do_not_stop_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hepattn.data.simulation.driver.require", lambda _: None)
+    monkeypatch.setattr("hepattn.data.simulation.driver.carry_out", lambda _, index: Answer(index))
+    assert simulate_to(tmp_path, Recipe(), 1, workers=1) == 1
+    assert capsys.readouterr().err == ""
+    file = tmp_path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["versions"] |= {"pyacts": "1.2.3"}
+    file.write_text(json.dumps(manifest))
+    assert simulate_to(tmp_path, Recipe(), 1, workers=1) == 1
+    said = capsys.readouterr().err
+    assert "begun with other versions (pyacts 1.2.3 instead of" in said
+    assert said.count("\n") == 1
+    monkeypatch.setattr("hepattn.data.simulation.driver.finished", lambda *_, **__: True)
+    assert simulate_to(tmp_path, Recipe(), 1, workers=1) == 0
+    assert capsys.readouterr().err == "", "nothing is made"
+
+
 def test_the_samples_are_what_they_should_be():
     light, medium, full = (sample_events(name) for name in ("ttbar_mu0", "ttbar_mu40", "ttbar_mu200"))
     assert (len(light), len(medium), len(full)) == (250, 4, 2)
@@ -255,8 +306,8 @@ def test_the_command_resumes_and_writes_trackml(tmp_path, events, capsys):
     assert csv.particles is not None
     np.testing.assert_array_equal(csv.particles.particle_id, events[1].particles.particle_id)
     capsys.readouterr()
-    assert main([*command, "--no-noise"]) == 1
-    assert "noise True instead of False" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="noise True instead of False"):
+        main([*command, "--no-noise"])
 
 
 @needs_packages

@@ -25,7 +25,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status. What goes wrong is one sentence on the standard error."""
+    """Run the command; returns the exit status: 0, 1 where events failed, 130 when interrupted.
+
+    Raises:
+        ImportError, ValueError, OSError: a mistake of the user's, for the command `hepattn` to tell.
+    """
     from hepattn.data.simulation.driver import SimulationError, simulate_to
     from hepattn.data.simulation.recipe import Recipe
 
@@ -38,10 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
-    except (ImportError, ValueError, OSError, SimulationError) as error:
+    except SimulationError as error:
         print(f"hepattn simulate: {error}", file=sys.stderr)
-        if isinstance(error, SimulationError):
-            print("run the same command again to make those that are missing", file=sys.stderr)
+        print("run the same command again to make those that are missing", file=sys.stderr)
         return 1
     print(f"{made} events made, {given.events - made} were there already: {given.out}")
     return 0

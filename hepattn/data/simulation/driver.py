@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from hepattn.data.schema import Event
-from hepattn.data.simulation.files import clean, finished, open_folder
+from hepattn.data.simulation.files import clean, finished, open_folder, other_versions
 from hepattn.data.simulation.packages import PACKAGES, require
 from hepattn.data.simulation.recipe import Hard, Recipe
 from hepattn.data.simulation.worker import Answer, Order, carry_out, receive, send
@@ -86,12 +86,18 @@ def simulate_to(
 
     Raises:
         ImportError, SimulationError: as `simulate`; events that are done stay.
-        ValueError: the folder holds events of another recipe.
+        ValueError: an argument out of range, no folder can be there, or it holds events of another recipe.
     """
     out = Path(out)
     indices = _indices(first, events)
+    _check_workers(workers)
     open_folder(out, recipe)
     missing = [index for index in indices if not finished(out, index, csv=csv)]
+    if missing and (differ := other_versions(out)):
+        sys.stderr.write(
+            f"{out} was begun with other versions ({', '.join(differ)}): the events made now may differ from what "
+            "those would have made\n"
+        )
     order = Order(recipe, out=out, csv=csv)
     return sum(1 for _ in _run(order, missing, workers, progress, before=len(indices) - len(missing)))
 
@@ -100,6 +106,14 @@ def _indices(first: int, events: int) -> range:
     if events < 1 or first < 0:
         raise ValueError(f"events must be at least 1 and first at least 0, got {events} and {first}")
     return range(first, first + events)
+
+
+def _check_workers(workers: int | None) -> None:
+    """Before anything is written: a number of processes that can be, and packages that are there."""
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    for module in PACKAGES:
+        require(module)
 
 
 def cores() -> int:
@@ -111,10 +125,7 @@ def _run(
     order: Order, indices: Sequence[int], workers: int | None, progress: bool, before: int = 0
 ) -> Iterator[Answer]:
     """Answers of all events that succeed, as they come; then one error that names those that did not."""
-    for module in PACKAGES:
-        require(module)
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+    _check_workers(workers)
     workers = min(cores() if workers is None else workers, max(len(indices), 1))
     source = _here(order, indices) if workers == 1 else _parallel(order, indices, workers)
     failures: dict[int, str] = {}

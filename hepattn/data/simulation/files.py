@@ -51,9 +51,13 @@ def open_folder(out: Path, recipe: Recipe) -> None:
     """Make the folder and write what it holds, or check that what is there was made with the same recipe.
 
     Raises:
-        ValueError: the folder holds events of another recipe, or its manifest can't be read.
+        ValueError: there is a file in its place, it holds events of another recipe, or its manifest can't be read.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(path for path in (out, *out.parents) if path.exists())
+        raise ValueError(f"events need a folder, and {file} is a file; take another folder than {out}") from error
     path = out / MANIFEST
     wanted = {"format": FORMAT, "recipe": recipe.as_dict()}
     if path.exists():
@@ -76,6 +80,15 @@ def open_folder(out: Path, recipe: Recipe) -> None:
     draft = path.with_name(f".{MANIFEST}.{os.getpid()}")
     draft.write_text(json.dumps({**wanted, "versions": versions()}, indent=2) + "\n", encoding="utf-8")
     draft.replace(path)
+
+
+def other_versions(out: Path) -> list[str]:
+    """Packages of which the folder was begun with another version than is here, as "numpy 2.3.1 instead of 2.4.0"."""
+    theirs = json.loads((out / MANIFEST).read_text(encoding="utf-8")).get("versions", {})
+    ours = versions()
+    return [
+        f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if theirs.get(name, ours[name]) != ours[name]
+    ]
 
 
 CSV_PARTS = ("hits", "particles", "truth")
