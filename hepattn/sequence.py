@@ -183,7 +183,9 @@ class Packed:
         order: `(T,)` int64 or None; set by `sort`: token t stood at `order[t]` before.
 
     Raises:
-        ValueError: the lengths are not integers of shape (B,), are negative or do not sum to T.
+        TypeError: the values are no tensor.
+        ValueError: they have no dimension, or the lengths are not integers of shape (B,), are negative or do not sum to
+            T.
     """
 
     values: Tensor
@@ -191,6 +193,13 @@ class Packed:
     order: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, Tensor):
+            raise TypeError(
+                f"Packed got values of type {type(self.values).__name__}, expected a tensor (T, ...), such as "
+                "torch.as_tensor(values)"
+            )
+        if not self.values.ndim:
+            raise ValueError("Packed got one number without a dimension, expected values of shape (T, ...)")
         layout = Layout.of(self.lengths, "cpu", total=self.values.shape[0])
         object.__setattr__(self, "lengths", layout.lengths)
 

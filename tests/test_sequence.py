@@ -67,6 +67,13 @@ def test_wrong_lengths(lengths: list[int], message: str) -> None:
         Packed(torch.zeros(5, 2), lengths)  # type: ignore[arg-type]
 
 
+def test_values_that_are_no_tokens() -> None:
+    with pytest.raises(TypeError, match="Packed got values of type list, expected a tensor"):
+        Packed([1, 2], [2])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Packed got one number .* expected values of shape \(T, ...\)"):
+        Packed(torch.zeros(()), [1])  # type: ignore[arg-type]
+
+
 def test_lengths_of_the_caller_are_not_changed() -> None:
     lengths = torch.tensor([2, 3], dtype=torch.int32)
     Packed(torch.zeros(5), lengths)
