@@ -108,8 +108,11 @@ def make_call(
             f"queries come from {queries.batch} events and keys from {keys.batch}: one length an event each"
         )
     if mask is not None:
-        if isinstance(mask, Window) and queries is not keys and not torch.equal(queries.lengths, keys.lengths):
-            raise ValueError("a Window is for self-attention; queries and keys of different lengths take Strided")
+        if isinstance(mask, Window) and queries is not keys:
+            if torch.compiler.is_compiling():
+                raise ValueError("in torch.compile a Window takes one Layout for queries and keys: give it as lengths")
+            if not torch.equal(queries.lengths, keys.lengths):
+                raise ValueError("a Window is for self-attention; queries and keys of different lengths take Strided")
         mask.check(queries, keys)
         mask = mask.to(q.device)
     if bias is not None:

@@ -44,6 +44,11 @@ class Mask(ABC):
     indices are built without looking at single pairs. Masks are combined with `&` and `|`.
     """
 
+    @property
+    def realised(self) -> bool:
+        """Whether it holds the pairs of certain events, as `Dense` does: compared by identity, in no graph a key."""
+        return False
+
     @abstractmethod
     def allowed(self, query: Index, key: Index, place: Place) -> Tensor:
         """Bool of the broadcast shape of `query` and `key`, positions in one event: True = may attend."""

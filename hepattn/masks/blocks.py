@@ -71,8 +71,8 @@ def block_mask(mask: Mask | None, queries: Layout, keys: Layout, size: int = 128
 
     It takes the place of `create_block_mask`, which evaluates all N x N pairs at every call.
     """
-    if keys is not queries and torch.compiler.is_compiling():  # a graph can't look up a layout
-        return _build(mask, queries, keys, size)
+    if torch.compiler.is_compiling() and (keys is not queries or (mask is not None and mask.realised)):
+        return _build(mask, queries, keys, size)  # a graph can't look up a layout, nor tensors
     against = None if keys is queries else keys
     return queries.cached(("block mask", mask, against, size), lambda: _build(mask, queries, keys, size))
 

@@ -17,6 +17,11 @@ class _Pair(Mask):
     left: Mask
     right: Mask
 
+    @property
+    @override
+    def realised(self) -> bool:
+        return self.left.realised or self.right.realised
+
     @override
     def to(self, device: torch.device) -> Mask:
         left, right = self.left.to(device), self.right.to(device)

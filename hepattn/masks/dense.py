@@ -43,11 +43,17 @@ class Dense(Mask):
             raise ValueError(f"Dense takes tensors on one device, got {sorted({str(t.device) for t in each})}")
         object.__setattr__(self, "tensors", each)
         # kernels read all events from one flat tensor
-        flat = torch.cat([tensor.reshape(-1) for tensor in each]) if len(each) != 1 else each[0].reshape(-1)
-        starts = torch.tensor([0, *(tensor.numel() for tensor in each)][:-1]).cumsum(0) if each else torch.zeros(0)
+        parts = [tensor.reshape(-1) for tensor in each] or [torch.zeros(0, dtype=torch.bool)]
+        flat = torch.cat(parts) if len(parts) != 1 else parts[0]
+        starts = torch.tensor([0, *(tensor.numel() for tensor in each)][: len(each)], dtype=torch.int64).cumsum(0)
         object.__setattr__(self, "_flat", flat)
-        object.__setattr__(self, "_starts", starts.to(flat.device, torch.int64))
+        object.__setattr__(self, "_starts", starts.to(flat.device))
         object.__setattr__(self, "_elsewhere", {})
+
+    @property
+    @override
+    def realised(self) -> bool:
+        return True
 
     @override
     def __repr__(self) -> str:  # the tensors themselves would drown every message
@@ -56,7 +62,7 @@ class Dense(Mask):
 
     @override
     def to(self, device: torch.device) -> "Dense":
-        if not self.tensors or self._flat.device == device:
+        if self._flat.device == device:
             return self
         if device not in self._elsewhere:
             self._elsewhere[device] = Dense([tensor.to(device) for tensor in self.tensors])
@@ -75,8 +81,10 @@ class Dense(Mask):
 
     @override
     def check(self, queries: Layout, keys: Layout) -> None:
-        if len(self.tensors) != queries.batch:
+        if self._starts.shape[0] != queries.batch:
             raise ValueError(f"Dense has masks for {len(self.tensors)} events, the batch has {queries.batch}")
+        if torch.compiler.is_compiling():  # lengths are values, which a graph can't read
+            return
         for event, sizes in enumerate(zip(queries.host_lengths, keys.host_lengths, strict=True)):
             self.check_event(*sizes, event)
 

@@ -4,17 +4,21 @@ Graphs are counted and run by `aot_eager`, which traces forward and backward as 
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
 
 from hepattn import Attention, Encoder
-from hepattn.attention import attend
-from hepattn.attention.backends import flex
-from hepattn.masks import GlobalTokens, Mask, Strided, Window
+from hepattn.attention import DistanceBias, attend
+from hepattn.attention.backends import flex, sdpa
+from hepattn.attention.reference import attend_reference
+from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
 from hepattn.sequence import Layout
 
 LENGTHS = [60 + 13 * step for step in range(50)]
@@ -49,8 +53,9 @@ def test_an_encoder_needs_at_most_two_graphs_for_all_lengths(events: int, traini
             if length in LENGTHS[::25]:  # two are compared, all are counted
                 assert torch.allclose(out, encoder.run(x, layout).tokens, atol=1e-5)
                 if training:
-                    (mine,) = torch.autograd.grad(out.square().sum(), x)
-                    (plain,) = torch.autograd.grad(encoder.run(x, layout).tokens.square().sum(), x)
+                    weight = torch.randn_like(out)
+                    (mine,) = torch.autograd.grad(out, x, weight)
+                    (plain,) = torch.autograd.grad(encoder.run(x, layout).tokens, x, weight)
                     assert torch.allclose(mine, plain, atol=1e-4)
     assert counter.frame_count <= 2
 
@@ -79,6 +84,111 @@ def test_cross_attention_needs_at_most_two_graphs(mask: Mask | None) -> None:
         ):
             assert torch.allclose(mine, right, atol=1e-4)
     assert counter.frame_count <= 2
+
+
+# -- any mask, several events -----------------------------------------------------------------------------------------
+ALONE: list[tuple[Mask | str | None, bool | None]] = [  # mask, and whether a bias is circular; None: there is none
+    (None, None),
+    (GlobalTokens([0, 40]), None),
+    ("dense", None),
+    (None, True),
+    (Window(9, wrap=True), False),
+]
+ACROSS: list[tuple[Mask | str | None, bool | None]] = [
+    (mask, None) for mask in (None, Strided(6, wrap=True), Strided(5).transpose, "dense")
+]
+BATCHES = ([9, 1, 0, 30], [30, 20], [25, 25])  # at first no size equals another, which would be taken for one
+
+
+class Inputs(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    slopes: Tensor
+    dense: Dense
+    queries: Layout
+    keys: Layout
+
+
+def draw(lengths: list[int], cross: bool, grad: bool) -> Inputs:
+    kv_lengths = [0 if n == 1 else 2 * n + 1 for n in lengths] if cross else lengths
+    queries, keys = Layout.of(lengths, "cpu"), Layout.of(kv_lengths, "cpu")
+    q, k, v = (torch.randn(n.total, 2, 8, dtype=torch.float64, requires_grad=grad) for n in (queries, keys, keys))
+    slopes = torch.tensor([0.5, 0.03], dtype=torch.float64, requires_grad=grad)
+    dense = Dense([torch.rand(n, m) > 0.8 for n, m in zip(lengths, kv_lengths, strict=True)])
+    return Inputs(q, k, v, slopes, dense, queries, keys)
+
+
+def all_calls(attention: Callable[..., Any], cross: bool, x: Inputs) -> list[Any]:
+    """What every call gives."""
+    queries = x.queries.entered(x.q.shape[0])
+    keys = x.keys.entered(x.k.shape[0]) if cross else queries
+    found = []
+    for kind, wrap in ACROSS if cross else ALONE:
+        mask = x.dense if kind == "dense" else kind
+        bias = None if wrap is None else DistanceBias(x.slopes, wrap=wrap)
+        found.append(attention(x.q, x.k, x.v, mask=mask, lengths=queries, kv_lengths=keys, bias=bias))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
+@pytest.mark.parametrize("training", [True, False])
+def test_sdpa_compiles_every_mask_for_batches_of_events(training: bool, cross: bool) -> None:
+    """All masks in one graph, against the reference in float64: values and gradients, or log-sum-exp."""
+    torch.manual_seed(0)
+    before = counters["stats"]["unique_graphs"]
+    calls = partial(all_calls, partial(attend, backend="sdpa", return_lse=not training), cross)
+    compiled = torch.compile(calls, fullgraph=True, dynamic=True, backend="aot_eager")
+    for lengths in BATCHES:
+        x = draw(lengths, cross, training)
+        found, right = compiled(x), all_calls(attend_reference, cross, x)
+        exact = [out for out, _ in right]
+        if training:
+            upstream = [torch.randn_like(out) for out in exact]
+            leaves = [x.q, x.k, x.v] if cross else [x.q, x.k, x.v, x.slopes]
+            grads = [torch.autograd.grad(outs, leaves, upstream) for outs in (found, exact)]
+            assert all(torch.allclose(one, other, atol=1e-10) for one, other in zip(*grads, strict=True))
+        else:
+            for (_, lse), (_, sums) in zip(found, right, strict=True):
+                assert torch.allclose(lse.double(), sums, atol=1e-5)
+            found = [out for out, _ in found]
+        assert all(torch.allclose(one, other, atol=1e-10) for one, other in zip(found, exact, strict=True))
+    assert counters["stats"]["unique_graphs"] - before == 1
+
+
+@pytest.mark.slow
+def test_an_encoder_without_a_window_trains_compiled_on_batches() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(dim=16, num_layers=1, num_heads=2, cls=1, distance_bias="circular")
+    before = counters["stats"]["unique_graphs"]
+    compiled = torch.compile(encoder.run, fullgraph=True, dynamic=True, backend="aot_eager")
+    assert encoder.extra is not None
+    for lengths in BATCHES:
+        x, weight = torch.randn(sum(lengths), 16, requires_grad=True), torch.randn(sum(lengths), 16)
+        layout = Layout.of(lengths, "cpu")
+        results = []
+        for run in (encoder.run, compiled):
+            stream = run(x, layout, None, encoder.extra.plan(layout))
+            loss = (stream.tokens * weight).sum() + stream.cls.sum()
+            results.append((stream.tokens, stream.cls, *torch.autograd.grad(loss, [x, *encoder.parameters()])))
+        for one, other in zip(*results, strict=True):
+            assert torch.allclose(one, other, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] - before == 1
+
+
+def test_what_a_graph_does_not_do_it_says_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of dynamo's words about values on the host."""
+    q = torch.randn(50, 2, 8)
+    layout, same = Layout.of([30, 20], "cpu"), Layout.of([30, 20], "cpu")
+    one = Dense(torch.ones(50, 50, dtype=torch.bool))
+    with pytest.raises(Unsupported, match="Dense has masks for 1 events, the batch has 2"):
+        counted(lambda q: attend(q, q, q, mask=one, lengths=layout))[0](q)
+    with pytest.raises(Unsupported, match="a Window takes one Layout for queries and keys"):
+        counted(lambda q: attend(q, q, q, mask=Window(4), lengths=layout, kv_lengths=same))[0](q)
+    monkeypatch.setattr(sdpa, "PAIRS_IN_A_GRAPH", 2000)
+    with pytest.raises(Unsupported, match="takes a mask of all pairs of tokens"):
+        counted(lambda q: attend(q, q, q, lengths=layout, backend="sdpa"))[0](q)
 
 
 @pytest.mark.slow

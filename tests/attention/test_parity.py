@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hepattn.attention import DistanceBias, KernelRefusal, attend
 from hepattn.attention.backends import flash, flex
 from hepattn.attention.backends.base import Call
+from hepattn.attention.backends.local import local_attention
 from hepattn.attention.functional import make_call
 from hepattn.attention.reference import attend_reference
 from hepattn.masks import Dense, GlobalTokens, Strided, Window
@@ -56,6 +57,25 @@ def compare(case: Case, dtype: torch.dtype, backend: str, device: str = "cpu") -
 @example(Case([700], 2, 8, Window(97, wrap=True), 0))
 def test_sdpa(dtype: torch.dtype, case: Case) -> None:
     compare(case, dtype, "sdpa")
+
+
+@given(CASES.filter(lambda case: isinstance(case.mask, Window)), st.booleans())
+@settings(max_examples=60)
+@example(Case([5, 0, 3], 2, 8, Window(50, wrap=True), 0), False)  # the linear distance over the seam of short rings
+@example(Case([513, 300], 2, 8, Window(256), 0), True)
+def test_windows_by_blocks_take_a_bias(case: Case, wrap: bool) -> None:
+    q, k, v, upstream = case.tensors(torch.float64)
+    slopes = torch.rand(case.heads, dtype=torch.float64)
+    leaves = [x.requires_grad_() for x in (q, k, v, slopes)]
+    bias = DistanceBias(slopes, wrap=wrap)
+    call = make_call(q, k, v, case.mask, case.lengths, None, None, return_lse=True, bias=bias)
+    out, lse = local_attention(call)
+    exact, exact_lse = attend_reference(q, k, v, mask=case.mask, lengths=case.lengths, bias=bias)
+    assert lse is not None
+    assert torch.allclose(out, exact)
+    assert torch.allclose(lse.double(), exact_lse, atol=1e-5)
+    found, right = (torch.autograd.grad(one, leaves, upstream) for one in (out, exact))
+    assert all(torch.allclose(one, other) for one, other in zip(found, right, strict=True))
 
 
 @pytest.mark.parametrize("device", [CUDA])

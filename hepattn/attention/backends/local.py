@@ -142,7 +142,9 @@ class _Band:
 
 
 def local_attention(call: Call, *, block: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """Self-attention in a `Window`; `(T, H, Dv)` and, where asked for, the log-sum-exp `(T, H)` in float32."""
+    """Self-attention in a `Window`, with a bias or without; `(T, H, Dv)` and, where asked for, the log-sum-exp `(T, H)`
+    in float32.
+    """
     window, layout = call.mask, call.queries
     if not isinstance(window, Window):
         raise TypeError(f"local attention takes a Window, got {window!r}")
@@ -156,10 +158,13 @@ def local_attention(call: Call, *, block: int | None = None) -> tuple[Tensor, Te
     def cut(x: Tensor, tokens: Tensor, size: int) -> Tensor:  # (T, H, D) -> (blocks, H, size, D)
         return x.index_select(0, tokens).unflatten(0, (-1, size)).transpose(1, 2)
 
-    out, lse = _blocks(call, cut(call.q, plan.queries, plan.block), fold(call.k), fold(call.v), plan.mask)
+    queries, keys = plan.queries.unflatten(0, (-1, plan.block)), plan.keys.unfold(0, width, plan.block)
+    added = _added(call, queries, keys)
+    out, lse = _blocks(call, cut(call.q, plan.queries, plan.block), fold(call.k), fold(call.v), plan.mask, added)
     if (edges := plan.edges) is not None:
         k, v = (cut(x, edges.keys, width) for x in (call.k, call.v))
-        at_edge = _blocks(call, cut(call.q, edges.queries, plan.block), k, v, edges.mask)
+        added = None if added is None else added[edges.blocks]
+        at_edge = _blocks(call, cut(call.q, edges.queries, plan.block), k, v, edges.mask, added)
         out = out.index_copy(0, edges.blocks, at_edge[0])
         lse = None if lse is None or at_edge[1] is None else lse.index_copy(0, edges.blocks, at_edge[1])
 
@@ -169,10 +174,22 @@ def local_attention(call: Call, *, block: int | None = None) -> tuple[Tensor, Te
     return unfold(out), None if lse is None else unfold(lse)
 
 
-def _blocks(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=call.scale)
+def _added(call: Call, queries: Tensor, keys: Tensor) -> Tensor | None:
+    """`(blocks, H, block, width)` what the bias adds to the scores of the tokens in blocks; all lie in one event."""
+    if call.bias is None:
+        return None
+    position, length = call.queries.position, call.queries.offsets.diff()[call.queries.event]
+    return call.bias.added(position[queries][:, :, None], position[keys][:, None, :], length[queries][:, :, None])
+
+
+def _blocks(
+    call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, added: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    open_pairs = mask if added is None else added.to(q.dtype).masked_fill(~mask, -torch.inf)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=open_pairs, scale=call.scale)
     if not call.return_lse:
         return out, None
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = (q.to(wide) @ k.to(wide).transpose(-1, -2)) * call.scale
+    scores = scores if added is None else scores + added
     return out, scores.masked_fill(~mask, -torch.inf).logsumexp(-1).float()

@@ -75,10 +75,13 @@ def _order(call: Call) -> tuple[str, ...]:
 
     On a CPU blocked sdpa. On a GPU flash without a mask; for windows flash-attn-4, and where it is missing flex forward
     and flash with a backward to come (but flex for a ring with heads of more than 32 channels); flex for other masks.
+    In a traced graph sdpa takes a mask of all pairs for several events, or a bias: there it comes last.
     """
     if call.q.device.type != "cuda":
         return ("sdpa", "flex")
     if call.mask is None:
+        if torch.compiler.is_compiling() and (call.queries.batch > 1 or call.bias is not None):
+            return ("flash", "flex", "sdpa")
         return ("flash", "sdpa", "flex") if call.queries.batch > 1 or call.q.dtype in flash.DTYPES else ("sdpa", "flex")
     kernel = flash.door()
     if isinstance(call.mask, Window) and kernel is not None:

@@ -9,43 +9,37 @@ from hepattn.attention.backends.local import local_attention
 from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
 from hepattn.attention.backends.sparse import block_share, sparse_attention
 from hepattn.attention.reference import allowed_pairs
+from hepattn.masks.base import MaskMod
 from hepattn.masks.dense import Dense
 from hepattn.masks.window import Window
 
 __all__ = ["refusal", "run"]
 
 PAIRS_AT_ONCE = 1 << 25  # bool pairs of a mask that are held at one time
+PAIRS_IN_A_GRAPH = 1 << 28  # the same in a traced graph, which can't go by runs of queries: more are refused
 DENSE_FROM = 0.5  # from this share of needed blocks on, gathering them costs more than it saves
 
 
 def refusal(call: Call) -> str | None:
-    """`sdpa` does everything, but a traced graph can't loop over events whose lengths are values."""
-    if torch.compiler.is_compiling() and call.bias is not None:
-        return "in torch.compile a bias needs the flex kernel"
-    if (
-        torch.compiler.is_compiling()
-        and not isinstance(call.mask, Window)
-        and window_and_tokens(call.mask) is None
-        and max(call.queries.batch, call.keys.batch) > 1
-    ):
+    """`sdpa` does everything; a traced graph, for which lengths are values, does what has no blocks as one mask."""
+    # no sizes in the sentence: a graph that goes on to the next kernel would be bound to them
+    if torch.compiler.is_compiling() and _takes_all_pairs(call) and _pairs_in_a_graph(call) > PAIRS_IN_A_GRAPH:
         return (
-            "in torch.compile a batch of several events needs a Window, alone or with GlobalTokens, or flex, "
-            "since lengths are values"
+            "in torch.compile this call takes a mask of all pairs of tokens (with a bias one a head), more than 2^28 "
+            "numbers: use a Window, alone, with GlobalTokens or with a bias, or leave the model uncompiled"
         )
     return None
 
 
 def run(call: Call) -> tuple[Tensor, Tensor | None]:
     """`(Tq, H, Dv)` and, where asked for, the log-sum-exp `(Tq, H)`."""
-    if call.bias is None and isinstance(call.mask, Window) and call.queries is call.keys:
+    if torch.compiler.is_compiling():
+        return _traced(call)
+    if call.bias is None and _is_local(call):
         return local_attention(call)
-    traced = torch.compiler.is_compiling()
-    if traced and (parts := window_and_tokens(call.mask)):
-        merged, sums = attend_with_globals(call, *parts, _windowed)
-        return merged, sums.float() if call.return_lse else None
-    if not traced and call.bias is None and not call.return_lse and (alike := _alike(call)):
+    if call.bias is None and not call.return_lse and (alike := _alike(call)):
         return _batch(call, *alike), None
-    if not traced and (call.bias is not None or (call.mask is not None and block_share(call) < DENSE_FROM)):
+    if call.bias is not None or (call.mask is not None and block_share(call) < DENSE_FROM):
         return sparse_attention(call)
     if call.queries.batch == 1:
         return _event(call, call.q, call.k, call.v, 0)
@@ -58,6 +52,52 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
         lses.append(lse)
     whole = [lse for lse in lses if lse is not None]
     return torch.cat(outs), torch.cat(whole) if call.return_lse else None
+
+
+def _is_local(call: Call) -> bool:
+    return isinstance(call.mask, Window) and call.queries is call.keys
+
+
+def _traced(call: Call) -> tuple[Tensor, Tensor | None]:
+    """By sizes alone: lengths are values, and a graph that asked for them would be bound to them."""
+    if _is_local(call):
+        return local_attention(call)
+    if call.bias is None and (parts := window_and_tokens(call.mask)):
+        merged, sums = attend_with_globals(call, *parts, _windowed)
+        return merged, sums.float() if call.return_lse else None
+    if not _takes_all_pairs(call):
+        return _rows(call, call.q, call.k, call.v, None)
+    added = None
+    if call.bias is not None:
+        place = call.queries.position
+        length = call.queries.offsets.diff()[call.queries.event]
+        added = call.bias.added(place[:, None], place[None, :], length[:, None])
+    return _rows(call, call.q, call.k, call.v, _all_pairs(call), added)
+
+
+def _takes_all_pairs(call: Call) -> bool:
+    """Whether a traced graph needs a mask of all pairs of packed tokens, those of different events too."""
+    if _is_local(call) or (call.bias is None and window_and_tokens(call.mask) is not None):
+        return False
+    return call.mask is not None or call.bias is not None or call.queries.batch > 1
+
+
+def _pairs_in_a_graph(call: Call) -> int:
+    return len(call.q) * len(call.k) * (1 if call.bias is None else call.q.shape[1])
+
+
+def _all_pairs(call: Call) -> Tensor:
+    """`(Tq, Tk)` bool: of one event, and allowed in it; layers of one graph share it."""
+    queries, keys = call.queries, call.keys
+
+    def build() -> Tensor:
+        i, j = (torch.arange(layout.total, device=layout.device) for layout in (queries, keys))
+        zero = torch.zeros((), dtype=torch.int64, device=queries.device)
+        return MaskMod(call.mask, queries, keys)(zero, zero, i[:, None], j[None, :]).expand(len(i), len(j))
+
+    if keys is not queries or (call.mask is not None and call.mask.realised):
+        return build()  # a graph can't look up a layout, nor tensors
+    return queries.cached(("all pairs", call.mask), build)
 
 
 def _alike(call: Call) -> tuple[int, int] | None:
@@ -97,7 +137,7 @@ def _event(call: Call, q: Tensor, k: Tensor, v: Tensor, event: int) -> tuple[Ten
     if call.mask is None or not len(k):
         return _rows(call, q, k, v, None)
     step = max(1, PAIRS_AT_ONCE // len(k))
-    if torch.compiler.is_compiling() or step >= len(q):
+    if step >= len(q):
         return _rows(call, q, k, v, allowed_pairs(call.mask, len(q), len(k), event, q.device))
     parts = []
     for first in range(0, len(q), step):
@@ -108,8 +148,13 @@ def _event(call: Call, q: Tensor, k: Tensor, v: Tensor, event: int) -> tuple[Ten
     return torch.cat([out for out, _ in parts]), torch.cat(lses) if call.return_lse else None
 
 
-def _rows(call: Call, q: Tensor, k: Tensor, v: Tensor, pairs: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Queries (n, H, D) against keys (m, H, D); `pairs` (n, m) bool. A row without True gives zeros and no gradient."""
+def _rows(
+    call: Call, q: Tensor, k: Tensor, v: Tensor, pairs: Tensor | None, added: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Queries (n, H, D) against keys (m, H, D); `pairs` (n, m) bool; `added` (H, n, m) to the scores, beside pairs.
+
+    A row without True gives zeros and no gradient.
+    """
     if not len(k) or not len(q):
         zeros = q.new_zeros(len(q), q.shape[1], v.shape[-1]) + zero_of(q, k, v)
         return zeros, torch.full(q.shape[:2], -torch.inf, device=q.device) if call.return_lse else None
@@ -118,13 +163,18 @@ def _rows(call: Call, q: Tensor, k: Tensor, v: Tensor, pairs: Tensor | None) -> 
         out = scaled_dot_product_attention(*heads, scale=call.scale)
     else:
         empty = ~pairs.any(1, keepdim=True)
-        out = scaled_dot_product_attention(*heads, attn_mask=(pairs | empty)[None, None], scale=call.scale)
+        mask = (pairs | empty)[None, None]  # an empty row must not meet the softmax
+        if added is not None:
+            mask = added[None].to(q.dtype).masked_fill(~mask, -torch.inf)
+        out = scaled_dot_product_attention(*heads, attn_mask=mask, scale=call.scale)
         out = out.masked_fill(empty, 0)
     out = out[0].transpose(0, 1)
     if not call.return_lse:
         return out, None
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = torch.einsum("qhd,khd->qhk", q.to(wide), k.to(wide)) * call.scale
+    if added is not None:
+        scores = scores + added.transpose(0, 1)
     if pairs is not None:
         scores = scores.masked_fill(~pairs[:, None], -torch.inf)
     return out, _logsumexp(scores).float()
