@@ -174,16 +174,11 @@ class Encoder(nn.Module):
             raise ValueError(
                 f"Encoder got a config and single settings ({', '.join(settings)}): give one or the other."
             )
-        if mask is not None and not isinstance(mask, Mask):
-            raise TypeError(f"Encoder got mask={type(mask).__name__}, expected a Mask such as Window(64), or None.")
         self.config = c = EncoderConfig.of(settings) if config is None else config
-        self.mask = mask
         self.extra: ExtraTokens | None = None
-        self.inner_mask = mask
-        """Of the sequence with learned tokens in it."""
         if c.cls or c.global_registers or c.registers is not None:
             self.extra = ExtraTokens(c.dim, cls=c.cls, global_registers=c.global_registers, every=c.registers)
-            self.inner_mask = _with_room(mask, self.extra)
+        self.set_mask(mask)
         self.layers = nn.ModuleList([EncoderLayer(c, index, backend=backend) for index in range(c.num_layers)])
         self.norm = make_norm(c.norm, c.dim)
         if c.zero_start:
@@ -265,6 +260,19 @@ class Encoder(nn.Module):
         for part in self.modules():
             if isinstance(part, Attention):
                 part.set_backend(backend)
+
+    def set_mask(self, mask: Mask | None) -> None:
+        """Another mask in every layer from now on; kernel and weights stay. Nothing is changed where it is refused.
+
+        Raises:
+            TypeError: it is not a `Mask`.
+            ValueError: it has no room for the registers or CLS tokens, or no sight of them.
+        """
+        if mask is not None and not isinstance(mask, Mask):
+            raise TypeError(f"Encoder got mask={type(mask).__name__}, expected a Mask such as Window(64), or None.")
+        self.inner_mask = mask if self.extra is None else _with_room(mask, self.extra)
+        """Of the sequence with learned tokens in it."""
+        self.mask = mask
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

@@ -5,7 +5,7 @@ configuration are one file.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -213,6 +213,18 @@ class HitModel(nn.Module):
         """Another attention kernel; the same numbers."""
         if isinstance(self.encoder, Encoder):
             self.encoder.set_backend(backend)
+
+    def change(self, *, window: int | None = None, pt_min: float | None = None) -> None:
+        """Another window or pT cut (GeV) from now on, in its configuration too; the weights stay, None is as it was.
+
+        Raises:
+            ValueError: an impossible value, or a window that the encoder refuses; nothing is changed then
+        """
+        asked = {name: x for name, x in (("window", window), ("pt_min", pt_min)) if x is not None}
+        config = replace(self.config, **asked)  # type: ignore[arg-type]
+        if isinstance(self.encoder, Encoder):
+            self.encoder.set_mask(Window(config.window, wrap=True))
+        self.config = config
 
     @torch.no_grad()
     def take_encoder(self, other: "HitModel") -> None:

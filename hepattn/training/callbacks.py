@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from hepattn.data.dataset import HitBatch
 from hepattn.models.hit_encoder import HitModel
+from hepattn.training.data import EventDataModule
 
 
 class CheckpointOnInterrupt(Callback):
@@ -75,10 +76,10 @@ class TrainingStopped(Exception):  # noqa: N818  (no error: someone asked for it
 
 
 class RemoteControl(Callback):
-    """Pauses, steps and stops a training from another thread, and sets its learning rate while it runs.
+    """Pauses, steps and stops a training from another thread, and changes some of its settings while it runs.
 
     It waits between two steps of the optimiser, where all states belong to the same step. What is done here changes no
-    number of the training, except a learning rate that is set.
+    number of the training, except a learning rate that is set, and a window or pT cut, see `change`.
 
     Args:
         checkpoint: written when training stops or ends; None writes none
@@ -87,6 +88,7 @@ class RemoteControl(Callback):
         paused: begin before the first step, and wait there
         on_step: called in the training's thread after each step, with the module, the number of steps done and the loss
         on_rest: the same before training waits, stops or ends, and before its first step, with the module and the steps
+        on_change: the same after the model's window or pT cut has changed
     """
 
     def __init__(
@@ -97,13 +99,15 @@ class RemoteControl(Callback):
         paused: bool = False,
         on_step: Callable[[pl.LightningModule, int, float], None] | None = None,
         on_rest: Callable[[pl.LightningModule, int], None] | None = None,
+        on_change: Callable[[pl.LightningModule, int], None] | None = None,
     ) -> None:
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.learning_rate = learning_rate
-        self.on_step, self.on_rest = on_step, on_rest
+        self.on_step, self.on_rest, self.on_change = on_step, on_rest, on_change
         self.paused, self.ended = paused, False
         self._allowed, self._resting, self._aside = 0, False, 0
         self._stopping, self._saving = False, True
+        self._wanted: dict[str, Any] = {}
         self._change = threading.Condition()
 
     def pause(self) -> None:
@@ -125,6 +129,17 @@ class RemoteControl(Callback):
                 self._allowed = 0
             self.paused, self._resting = True, False
             self._allowed += steps
+            self._change.notify_all()
+
+    def change(self, *, window: int | None = None, pt_min: float | None = None) -> None:
+        """Another window of the encoder, or pT cut (GeV) of what is to be learnt, after the step at hand.
+
+        It is so at once where training waits, and in the checkpoint that it leaves. None changes nothing.
+        """
+        with self._change:
+            asked = {"window": window, "pt_min": pt_min}
+            self._wanted |= {name: value for name, value in asked.items() if value is not None}
+            self._resting = False
             self._change.notify_all()
 
     def stop(self, *, save: bool = True) -> None:
@@ -159,6 +174,7 @@ class RemoteControl(Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Waits before the first step, if paused."""
+        self._set_model(trainer, pl_module)
         if self.on_rest is not None:
             self.on_rest(pl_module, trainer.global_step)
         self._gate(trainer, pl_module, seen=True)
@@ -185,19 +201,43 @@ class RemoteControl(Callback):
             resting = (self._stopping and self._saving) or (self.paused and not self._allowed)
         if resting and not seen and self.on_rest is not None:
             self.on_rest(pl_module, trainer.global_step)
-        with self._change:
-            while not self._stopping and (self._aside or (self.paused and not self._allowed)):
-                self._resting = self.paused and not self._allowed
-                self._change.notify_all()
-                self._change.wait()
-            self._resting = False
-            if self.paused and not self._stopping:
-                self._allowed -= 1
+        while self._wait_for_leave():
+            self._set_model(trainer, pl_module)
         if self._stopping:
             if self._saving and trainer.global_step:
                 self._write(trainer)
             raise TrainingStopped
         self._set_learning_rate(trainer)
+
+    def _wait_for_leave(self) -> bool:
+        """Until training may go on or has to stop (False), or the model is to be changed before (True)."""
+        with self._change:
+            while not self._stopping and (self._aside or (self.paused and not self._allowed and not self._wanted)):
+                self._resting = self.paused and not self._allowed and not self._wanted
+                self._change.notify_all()
+                self._change.wait()
+            self._resting = False
+            if self._wanted and not (self._stopping and not self._saving):
+                return True
+            if self.paused and not self._stopping:
+                self._allowed -= 1
+            return False
+
+    def _set_model(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gives the model the window and the cut that were asked for, and the data the latter."""
+        with self._change:
+            wanted, self._wanted = self._wanted, {}
+        model, data = pl_module.model, getattr(trainer, "datamodule", None)
+        if not wanted or not isinstance(model, HitModel):
+            return
+        before = model.config
+        model.change(**wanted)
+        if model.config == before:
+            return
+        if isinstance(data, EventDataModule) and model.config.selection != before.selection:
+            data.select(model.config.selection)
+        if self.on_change is not None:
+            self.on_change(pl_module, trainer.global_step)
 
     def _set_learning_rate(self, trainer: pl.Trainer) -> None:
         """Moves the peak of each schedule, and with it the rate of the coming step."""

@@ -22,6 +22,7 @@ class StreamLoader(DataLoader[Any]):
 
     consumed = 0
     _stream: Generator[Any, None, None] | None = None
+    _outdated = False
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Batches from the first one not yet given, without an end: whoever trains decides when to stop.
@@ -34,10 +35,17 @@ class StreamLoader(DataLoader[Any]):
 
     def _batches(self) -> Generator[Any, None, None]:
         assert isinstance(self.batch_sampler, EventStream)
-        self.batch_sampler.start = self.consumed
-        for batch in super().__iter__():
-            self.consumed += 1
-            yield batch
+        while True:
+            self.batch_sampler.start, self._outdated = self.consumed, False
+            for batch in super().__iter__():
+                self.consumed += 1
+                yield batch
+                if self._outdated:
+                    break
+
+    def renew(self) -> None:
+        """The dataset has changed: the next batch is made of what it is now, also where workers have prepared some."""
+        self._outdated = True
 
     def state_dict(self) -> dict[str, int]:
         """Batches given so far."""
@@ -117,6 +125,20 @@ class EventDataModule(pl.LightningDataModule):
     def events(self, part: str) -> Sequence[Event]:
         """The events for "train", "validation", "test" or "predict", after `setup`."""
         return self._events[part]
+
+    def select(self, selection: Selection) -> None:
+        """Other particles are reconstructable from now on: in a training's next batch, and in every loader made later.
+
+        Raises:
+            RuntimeError: a training goes on whose batches don't follow a selection
+        """
+        if self._loader is not None:
+            dataset = self._loader.dataset
+            if not isinstance(dataset, HitDataset):
+                raise RuntimeError(f"the selection of {type(dataset).__name__} can't be changed while it trains")
+            dataset.selection = selection
+            self._loader.renew()
+        self.selection = selection
 
     def share(self, other: "EventDataModule") -> None:
         """Takes the events that `other` has opened, with its split, so that `setup` need not read them again."""

@@ -57,6 +57,7 @@ class Judgement:
     """What the filter made of the held-out events after `step` steps; n hits."""
 
     step: int
+    held_out: HeldOut
     scores: NDArray[np.float64]  # (n,)
     auc: float
     wanted: NDArray[np.float64]  # (40,) counts of hits in `BINS`
@@ -65,13 +66,15 @@ class Judgement:
     purity: NDArray[np.float64]
 
     @classmethod
-    def of(cls, step: int, scores: NDArray[np.float64], target: NDArray[np.bool_]) -> "Judgement":
-        """Of scores (n,) and targets (n,) of the held-out hits."""
+    def of(cls, step: int, scores: NDArray[np.float64], held_out: HeldOut) -> "Judgement":
+        """Of scores (n,) of the held-out hits."""
+        target = held_out.target
         kept = len(scores) - np.searchsorted(np.sort(scores), THRESHOLDS)
         good = int(target.sum()) - np.searchsorted(np.sort(scores[target]), THRESHOLDS)
         gap = np.full(len(THRESHOLDS), np.nan)
         return cls(
             step,
+            held_out,
             scores,
             roc_auc(scores, target),
             np.histogram(scores[target], BINS)[0].astype(np.float64),

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from hepattn.models.hit_filter import HitFilter, HitFilterConfig
 from hepattn.training.base import read_checkpoint
 from hepattn.training.callbacks import RemoteControl, TrainingStopped
 from hepattn.training.data import EventDataModule
@@ -47,10 +48,11 @@ State = Literal["idle", "training", "paused", "stopped", "finished", "failed"]
 class TrainingExplorer(Explorer):
     """Trains a hit filter in a thread and shows how it learns; everything the buttons do is a method here too.
 
-    `threshold` and `learning_rate` (the peak of the schedule) act at once; `window`, `pt_min`, `attention` and `begin`
+    `threshold`, `learning_rate` (the peak of the schedule), `window` and `pt_min` act at once, `attention` and `begin`
     at the next start. The loop is the command line's: the same Trainer, module, data and seeds, with a `RemoteControl`
-    between the steps. A threshold that moves only cuts kept scores again. Without an event loop (in a script or test)
-    nothing is drawn while training goes on; `wait` draws at its end.
+    between the steps. A threshold that moves only cuts kept scores again. A window or pT cut holds from the next step
+    on, for the held-out events too, which are judged anew; the checkpoint has them, so that going on is exact. Without
+    an event loop (in a script or test) nothing is drawn while training goes on; `wait` draws at its end.
 
     Args:
         config: a configuration of `hepattn filter fit`: a file, or its name among those of the package
@@ -93,7 +95,8 @@ class TrainingExplorer(Explorer):
         self._judgement: Judgement | None = None
         self._judged = (0.0, 0.0)  # when (s), and how long it took
         module, data, trainer = build([*self._arguments, f"--model.network.attention={attention}"])
-        network = module.model.config
+        network, extra = module.model.config, getattr(module.model.encoder, "extra", None)
+        least = None if extra is None else extra.smallest_window(wrap=True)
         with redirect_stderr(sys.stdout):  # a notebook shows what goes to stderr on red, as if it had gone wrong
             data.setup("fit")
         self._data, self._held_out_events = data, data.events("validation")[: max(held_out, 1)]
@@ -102,7 +105,9 @@ class TrainingExplorer(Explorer):
         controls = {
             "threshold": slider("threshold", 0.5, 0.01, 0.99, 0.01),
             "learning_rate": log_slider("learning rate", module.optimiser_config.learning_rate, *RATES),
-            "window": choice("window", sorted({*WINDOWS, network.window}), network.window),
+            "window": choice(
+                "window", sorted({network.window, *(one for one in WINDOWS if one >= (least or 1))}), network.window
+            ),
             "pt_min": slider("pT cut [GeV]", float(network.pt_min), 0.1, 3.0, 0.1),
             "attention": choice("model", {"with attention": True, "each hit alone": False}, attention),
             "begin": choice("begin with", {"new weights": "new", "the last checkpoint": "checkpoint"}),
@@ -122,6 +127,8 @@ class TrainingExplorer(Explorer):
         for name, button in self._buttons.items():
             button.on_click(lambda _, name=name: self._pressed(name))
         self.controls["learning_rate"].observe(self._rate_moved, names="value")
+        for name in ("window", "pt_min"):
+            self.controls[name].observe(self._model_moved, names="value")
 
     # what the buttons do
 
@@ -129,7 +136,8 @@ class TrainingExplorer(Explorer):
         """Begins to train, and returns at once.
 
         Args:
-            resume: go on from the last checkpoint; None does what `begin` says
+            resume: go on from the last checkpoint, with the window and pT cut that the controls have now; None does
+                what `begin` says
             paused: wait before the first step
 
         Raises:
@@ -141,21 +149,28 @@ class TrainingExplorer(Explorer):
             raise RuntimeError("it trains already: stop it first")
         resume = self.begin == "checkpoint" if resume is None else resume
         self._find_loop()
-        settings = [f"--model.network.{name}={getattr(self, name)}" for name in ("window", "pt_min", "attention")]
+        checkpoint = read_checkpoint(self.checkpoint_path) if resume else None
+        live = {"window": self.window, "pt_min": self.pt_min}
+        network = live | {"attention": self.attention}
+        if checkpoint is not None:  # begins as it was; what has been moved since then is changed before the first step
+            saved = HitFilterConfig.from_json(checkpoint[HitFilter.KIND])
+            network |= {name: getattr(saved, name) for name in live}
+        settings = [f"--model.network.{name}={value}" for name, value in network.items()]
         remote = RemoteControl(
             self.checkpoint_path,
             learning_rate=self.learning_rate,
             paused=paused,
             on_step=self._stepped,
             on_rest=self._judge,
+            on_change=self._changed,
         )
+        remote.change(**live)
         module, data, trainer = build(
             [*self._arguments, *settings, f"--model.optimiser.learning_rate={self.learning_rate}"], [remote]
         )
         data.share(self._data)
         begun = 0
-        if resume:
-            checkpoint = read_checkpoint(self.checkpoint_path)
+        if checkpoint is not None:
             module.on_load_checkpoint(checkpoint)  # refuses another filter's
             begun = int(checkpoint["global_step"])
         self._prepare(module)
@@ -281,7 +296,8 @@ class TrainingExplorer(Explorer):
 
     def _judge(self, module: pl.LightningModule, step: int) -> None:
         """Scores the held-out events between two steps, when the weights stand still."""
-        if self._judgement is not None and self._judgement.step == step:
+        judged = self._judgement
+        if judged is not None and judged.step == step and judged.held_out is self._held_out:
             return
         began = time.perf_counter()
         assert isinstance(module, HitFilterModule)
@@ -290,11 +306,17 @@ class TrainingExplorer(Explorer):
             batch = self._held_out.batch.to(module.device)
             scores = module(batch).sigmoid().double().cpu().numpy()
         module.train()
-        self._judgement = Judgement.of(step, scores, self._held_out.target)
+        self._judgement = Judgement.of(step, scores, self._held_out)
         self.aucs.append((step, self._judgement.auc))
         now = time.perf_counter()
         self._judged = (now, now - began)
         self._ask_to_draw()
+
+    def _changed(self, module: pl.LightningModule, step: int) -> None:
+        """Judges the held-out events anew, with the window and the targets that hold from now on."""
+        assert isinstance(module, HitFilterModule)
+        self._prepare(module)
+        self._judge(module, step)
 
     # the main thread
 
@@ -327,6 +349,10 @@ class TrainingExplorer(Explorer):
     def _rate_moved(self, _: Any) -> None:
         if self._remote is not None:
             self._remote.learning_rate = self.learning_rate
+
+    def _model_moved(self, _: Any) -> None:
+        if self._remote is not None:
+            self._remote.change(window=self.window, pt_min=self.pt_min)
 
     def _find_loop(self) -> None:
         try:
@@ -362,8 +388,8 @@ class TrainingExplorer(Explorer):
     def view(self) -> ipywidgets.VBox:
         """Buttons, controls, picture and numbers."""
         row = ipywidgets.Layout(flex_flow="row wrap")
-        live = [self.controls[name] for name in ("threshold", "learning_rate")]
-        later = [self.controls[name] for name in ("window", "pt_min", "attention", "begin")]
+        live = [self.controls[name] for name in ("threshold", "learning_rate", "window", "pt_min")]
+        later = [self.controls[name] for name in ("attention", "begin")]
         return ipywidgets.VBox(
             [
                 ipywidgets.HBox([*self._buttons.values(), *live], layout=row),
@@ -376,17 +402,17 @@ class TrainingExplorer(Explorer):
     @override
     def update(self) -> str:
         """Moves all lines and points; the model is not called."""
-        judgement, held_out = self._judgement, self._held_out
+        judgement = self._judgement
         self._panels.move_curves(self.losses, self.aucs, self._before, self.total_steps)
         lines = [f"<b>{self.state}</b>, step {self.steps} of {self.total_steps}"]
         if self.losses:
             lines[0] += f", loss {np.mean(self.losses[-RUN_OF_LOSSES:]):.3f} (mean of {RUN_OF_LOSSES} steps)"
-        if judgement is not None and len(judgement.scores) == len(held_out.target):
-            efficiency, purity = self._panels.move_scores(judgement, held_out, self.threshold)
+        if judgement is not None:
+            efficiency, purity = self._panels.move_scores(judgement, self.threshold)
+            cuts = html.escape(str(judgement.held_out.selection))
             lines.append(
-                f"{len(self._held_out_events)} held-out events after {judgement.step} steps, "
-                f"{html.escape(str(held_out.selection))}: AUC {judgement.auc:.4f}; at threshold {self.threshold:.2f} "
-                f"efficiency {efficiency}, purity {purity}"
+                f"{len(self._held_out_events)} held-out events after {judgement.step} steps, {cuts}: "
+                f"AUC {judgement.auc:.4f}; at threshold {self.threshold:.2f} efficiency {efficiency}, purity {purity}"
             )
         if self.state in {"stopped", "finished"} and self.checkpoint_path.is_file():
             lines.append(f"checkpoint in {html.escape(str(self.checkpoint_path))}")

@@ -127,8 +127,9 @@ class TrainingPanels:
         highest = 1.1 * float(np.quantile(finite, 0.995)) if len(finite) else 1.5
         self.loss.set_ylim(0, math.ceil(4 * highest) / 4)  # in coarse moves: each one redraws the axes
 
-    def move_scores(self, judgement: Judgement, held_out: HeldOut, threshold: float) -> tuple[Fraction, Fraction]:
+    def move_scores(self, judgement: Judgement, threshold: float) -> tuple[Fraction, Fraction]:
         """All that depends on scores; returns efficiency and purity at the threshold."""
+        held_out = judgement.held_out
         kept, target = judgement.scores >= threshold, held_out.target
         good = int((kept & target).sum())
         efficiency, purity = Fraction(good, int(target.sum())), Fraction(good, int(kept.sum()))

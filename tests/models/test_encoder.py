@@ -177,6 +177,20 @@ def test_set_backend_keeps_mask_weights_and_numbers():
         encoder.set_backend("magic")
 
 
+def test_another_mask_is_that_of_an_encoder_made_with_it():
+    x = pack(torch.randn(20, 8), [12, 8])
+    encoder, made = make(registers=4), make(registers=4, mask=Window(7, wrap=True))
+    encoder.set_mask(Window(7, wrap=True))
+    assert torch.equal(encoder(x).values, made(x).values)
+    assert not torch.equal(encoder(x).values, make(registers=4)(x).values)
+    kept = encoder.mask, encoder.inner_mask
+    with pytest.raises(TypeError, match="expected a Mask"):
+        encoder.set_mask(torch.ones(3, 3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="some hit sees no register"):
+        encoder.set_mask(Window(1, wrap=True))
+    assert (encoder.mask, encoder.inner_mask) == kept
+
+
 def test_record_attention_names_the_layers_and_keeps_the_mask():
     encoder = make()
     with record_attention(encoder) as calls:

@@ -122,6 +122,17 @@ def test_a_filter_encodes_as_its_setting_says(kind, tmp_path):
     assert torch.equal(again.score(hits), net.eval().score(hits))
 
 
+def test_another_window_and_cut_keep_the_weights():
+    net, made = model(), model(window=4, pt_min=0.5)
+    net.change(window=4, pt_min=0.5)
+    assert net.config == made.config
+    assert torch.equal(net.score(event(30)), made.score(event(30)))
+    for wrong in ({"window": 0}, {"pt_min": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            net.change(**wrong)
+    assert net.config == made.config
+
+
 def test_weights_without_the_setting_are_octaves():
     saved = json.loads(HitFilterConfig().to_json())
     del saved["encoding"]

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from hepattn.data import Event, Hits, Particles, write_parquet
+from hepattn.models.encoder import Encoder
 from hepattn.models.hit_filter import HitFilter
 from hepattn.training import EventDataModule, HitFilterModule, load_checkpoint
 from hepattn.training import filter_cli as cli
@@ -217,23 +218,136 @@ def test_a_threshold_cuts_kept_scores_again_without_the_model(make, monkeypatch)
     assert f"of {kept})" in explorer.numbers.value
 
 
+def windows(monkeypatch) -> list[int]:
+    """Records the window of each pass through an encoder with gradients."""
+    seen = []
+    real = Encoder.run
+
+    def run(self, *args, **kwargs):
+        if self.training:
+            seen.append(self.inner_mask.size)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Encoder, "run", run)
+    return seen
+
+
+def test_a_window_reaches_the_encoder_while_it_trains(make, monkeypatch):
+    seen = windows(monkeypatch)
+    explorer = make(steps=LONG)
+    explorer.start()
+    until(lambda: explorer.steps >= 3)
+    explorer.window = 16
+    until(lambda: 16 in seen)
+    explorer.stop()
+    change = seen.index(16)
+    assert (set(seen[:change]), set(seen[change:])) == ({8}, {16})
+    assert load_checkpoint(explorer.checkpoint_path).config.window == 16
+
+
+def test_a_pt_cut_reaches_targets_and_held_out_events_while_it_trains(make, monkeypatch):
+    fractions = []
+    real = HitFilterModule.training_step
+
+    def step(self, batch, batch_idx=0):
+        fractions.append(float(batch.target.double().mean()))
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(HitFilterModule, "training_step", step)
+    explorer = make(steps=LONG)
+    explorer.start()
+    until(lambda: explorer.steps >= 3)
+    explorer.pt_min = 0.2
+    until(lambda: fractions[-1] == 1.0)  # every particle has more than that, half of them more than 0.9
+    explorer.stop()
+    change = fractions.index(1.0)
+    assert (set(fractions[:change]), set(fractions[change:])) == ({0.5}, {1.0})
+    assert load_checkpoint(explorer.checkpoint_path).config.pt_min == 0.2
+    explorer.draw()
+    assert "pT &gt; 0.2 GeV" in explorer.numbers.value
+    assert explorer._held_out.target.all()
+
+
+def test_a_pt_cut_moved_in_a_pause_is_judged_at_once_and_stays_in_the_checkpoint(make):
+    explorer = make()
+    explorer.step(2)
+    assert explorer.wait(20)
+    before, scores = explorer.aucs[-1], explorer.scores
+    explorer.pt_min = 2.5  # no particle is wanted
+    assert explorer.wait(20)
+    assert "pT &gt; 2.5 GeV" in explorer.numbers.value
+    np.testing.assert_array_equal(explorer.scores, scores)
+    assert explorer.steps == 2
+    explorer.pt_min, explorer.window = 0.9, 16
+    assert explorer.wait(20)
+    assert explorer.aucs[-1][0] == before[0]
+    assert not np.array_equal(explorer.scores, scores)  # another window
+    explorer.window = 8
+    assert explorer.wait(20)
+    assert explorer.aucs[-1] == before
+    explorer.pt_min = 1.5
+    explorer.stop()
+    assert load_checkpoint(explorer.checkpoint_path).config.pt_min == 1.5
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_going_on_after_changes_is_exact(make, workers):
+    """Also where worker processes have prepared batches with the old cut."""
+    whole, parts = (make(every=0.0) for _ in range(2))
+    whole._arguments.append(f"--data.workers={workers}")
+    whole.step(2)
+    assert whole.wait(60)
+    whole.window, whole.pt_min = 16, 0.2
+    whole.resume()
+    assert whole.wait(60)
+    parts.step(2)
+    assert parts.wait(20)
+    parts.window, parts.pt_min = 16, 0.2
+    parts.step()
+    assert parts.wait(20)
+    parts.stop()
+    parts.start(resume=True)
+    assert parts.wait(30)
+    assert parts.losses == whole.losses
+    np.testing.assert_array_equal(parts.scores, whole.scores)
+    unchanged = make()
+    unchanged.start()
+    assert unchanged.wait(30)
+    assert unchanged.losses[:2] == whole.losses[:2]
+    assert unchanged.losses[2] != whole.losses[2]
+
+
 def test_settings_of_the_next_start(make):
     explorer = make()
     explorer.start()
     explorer.wait(30)
     first = explorer.aucs
-    explorer.window, explorer.pt_min, explorer.attention = 16, 0.2, False
+    explorer.window, explorer.pt_min, explorer.attention = 16, 0.5, False
     assert "pT &gt; 0.9 GeV" in explorer.numbers.value
     explorer.begin = "checkpoint"
-    with pytest.raises(ValueError, match=r"another filter: pt_min 0\.9 instead of 0\.2, window 8 instead of 16"):
+    with pytest.raises(ValueError, match=r"another filter: attention True instead of False"):
         explorer.start()
     explorer.begin = "new"
     explorer.start()
     assert explorer.wait(30)
     config = load_checkpoint(explorer.checkpoint_path).config
-    assert (config.window, config.pt_min, config.attention) == (16, 0.2, False)
-    assert "pT &gt; 0.2 GeV" in explorer.numbers.value
+    assert (config.window, config.pt_min, config.attention) == (16, 0.5, False)
+    assert "pT &gt; 0.5 GeV" in explorer.numbers.value
     np.testing.assert_allclose(explorer._panels.old.get_ydata(), [auc for _, auc in first])
+
+
+def test_what_was_moved_after_a_stop_holds_when_it_goes_on(make, monkeypatch):
+    explorer = make()
+    explorer.step(2)
+    explorer.wait(20)
+    explorer.stop()
+    explorer.window, explorer.pt_min = 16, 0.5
+    seen = windows(monkeypatch)
+    explorer.start(resume=True)
+    assert explorer.wait(30)
+    assert (set(seen), len(explorer.losses)) == ({16}, 6)
+    config = load_checkpoint(explorer.checkpoint_path).config
+    assert (config.window, config.pt_min) == (16, 0.5)
 
 
 def test_what_is_read_is_said_in_ordinary_output(make, capsys):
