@@ -204,6 +204,12 @@ def test_make_and_pixi_run_the_same(word):
     assert commands_of_make(word) == commands_of_pixi(word)
 
 
+def test_make_and_pixi_open_notebooks_whose_training_does_not_stall():
+    (opened,) = commands_of_make("lab")
+    assert opened[:3] == ["GOMP_SPINCOUNT=0", "jupyter", "lab"]
+    assert commands_of_pixi("jupyter") == [opened[:2]]
+
+
 def test_both_lint_before_they_test():
     assert re.search(r"^test: lint$", text("Makefile"), re.MULTILINE)
     assert pixi()["tasks"]["test"]["depends-on"] == ["lint"]
