@@ -106,6 +106,20 @@ def test_nbmake_stops_it_in_time(path):
     assert metadata["kernelspec"]["name"] == "python3"
 
 
+def test_the_readers_own_event_is_one_to_explore():
+    (path,) = (path for path in NOTEBOOKS if path.stem.startswith("01"))
+    code = {cell["id"]: text(cell) for cell in cells(path, "code")}
+    wanted = [name for name in code if name in {"imports", "events", "selection", "own", "explore"}]
+    assert wanted == ["imports", "events", "selection", "own", "explore"]  # in this order
+    assert "folder = None" in code["own"]
+    names: dict[str, Any] = {}
+    for name in wanted:
+        exec(code[name].replace('"mu = 200"', '"mu = 0"').replace("(0, 40, 200)", "(0,)"), names)
+    explorer = names["explorer"]
+    explorer.event = "own"
+    assert explorer.shown() is names["own"]
+
+
 def test_the_index_agrees_with_the_folder():
     rows = index()
     assert [row[0] for row in rows] == [f"{number:02d}" for number in range(14)]
