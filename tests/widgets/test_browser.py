@@ -1,9 +1,11 @@
 """Explorers in JupyterLab, in a browser: one picture that follows fast moves of a slider, and a clean console."""
 
+import re
 from typing import Any
 
 import pytest
 
+STOPPED = r"stopped, step (\d+) of (\d+)"
 PICTURE = ".jp-OutputArea img.widget-image"
 
 
@@ -65,6 +67,11 @@ def test_a_training_moves_its_picture_and_stops_with_a_checkpoint(lab, server):
     move_fast(page, "threshold", 6)
     wait_for_another(page, moving)
     page.locator(".jp-OutputArea button:has-text('stop')").first.click()
+    page.wait_for_function(f"() => /{STOPPED}/.test(document.querySelector('.jp-Notebook').innerText)", timeout=60_000)
+    said = re.search(STOPPED, page.locator(".jp-Notebook").inner_text())
+    assert said is not None
+    step, total = map(int, said.groups())
+    assert 0 < step < total  # it was stopped, and did not end by itself
     checkpoints = server[1] / "checkpoints" / "lesson"
     for _ in range(60):
         if list(checkpoints.rglob("*.ckpt")):
