@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from hepattn.plotting import style
 from hepattn.plotting.attention_numbers import across, change, preference
-from hepattn.plotting.attention_panels import AnglePanel, DetectorPanel, MapPanel, change_bar, map_bar, mark_legend
+from hepattn.plotting.attention_panels import (
+    AnglePanel,
+    DetectorPanel,
+    MapPanel,
+    change_bar,
+    map_bar,
+    mark_legend,
+    same_rows,
+)
 from hepattn.plotting.attention_pattern import Pattern
 
 __all__ = ["attention_maps", "attention_rows", "attention_seam"]
@@ -52,25 +60,27 @@ def attention_maps(
     count = len(patterns) + difference
     figure, axes = style.canvas(count, width=4.5 if count < 4 else 3.3, height=4.5 if count < 4 else 4.0)
     with style.context():
-        maps, panels, kinds = [], [], []
+        maps, panels, kinds, queries = [], [], [], []
         for ax, (title, pattern) in zip(axes, patterns.items(), strict=False):
             rows = pattern.sampled(every)
             maps.append(preference(pattern, bins, head, rows=rows, centre=centre, half=half))
             kinds.append(pattern.kinds)
+            queries.append(pattern.rows_drawn)
             panels.append(MapPanel(ax, title, bins=bins, queries=pattern.rows_drawn, limit=limit))
         map_bar(figure, panels[0].image, axes[: len(patterns)])
         if difference:
             alike = kinds[0] == kinds[1]
             maps.append(change(*(one if alike else _hits_alone(one, bins, pattern) for one in maps)))
             kinds.append(kinds[0] if alike else ())
+            queries.append(queries[0])
             title = "difference" if alike else "difference, hits alone"
             panels.append(MapPanel(axes[-1], title, bins=bins, queries=pattern.rows_drawn, change=True))
             change_bar(figure, panels[-1].image, axes[-1])
-        for panel, values, of in zip(panels, maps, kinds, strict=True):
-            panel.frame(centre, half, of)
+        for panel, values, of, asking in zip(panels, maps, kinds, queries, strict=True):
+            panel.frame(centre, half, of, asking)
             panel.show(values)
         for panel, of in zip(panels[1:], kinds[1:], strict=True):
-            if of == kinds[0]:
+            if of == kinds[0] and same_rows(panel.queries, panels[0].queries):
                 panel.bare()
     return figure
 

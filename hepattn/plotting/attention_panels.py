@@ -5,6 +5,7 @@ Their artists are made once and moved, by figures and by explorers alike.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +21,17 @@ from hepattn.plotting.attention_numbers import STRONGEST, shares, strongest
 from hepattn.plotting.attention_pattern import Pattern, turn
 from hepattn.sequence import Role
 
-__all__ = ["AFTER", "BEFORE", "AnglePanel", "DetectorPanel", "MapPanel", "change_bar", "map_bar", "mark_legend"]
+__all__ = [
+    "AFTER",
+    "BEFORE",
+    "AnglePanel",
+    "DetectorPanel",
+    "MapPanel",
+    "change_bar",
+    "map_bar",
+    "mark_legend",
+    "same_rows",
+]
 
 REACHES = (400.0, 1100.0)
 """mm: how far a view along the beam goes; few steps, so that a moving picture keeps its scale."""
@@ -45,16 +56,17 @@ class MapPanel:
         title: str,
         *,
         bins: int = 64,
-        queries: int | None = None,
+        queries: NDArray[np.floating[Any]] | None = None,
         limit: float = 16,
         change: bool = False,
     ) -> None:
         self.ax = ax
-        self.bins, self.queries = bins, queries
+        self.bins = bins
+        self.queries: NDArray[np.floating[Any]] | None = None
         self.kinds: tuple[Role, ...] = ()
         norm = Normalize(-4, 4) if change else LogNorm(1 / limit, limit)
         self.image = ax.imshow(
-            np.full((queries or bins, bins), np.nan),
+            np.full((bins, bins), np.nan),
             origin="lower",
             cmap="PuOr_r" if change else style.CONTINUOUS,
             norm=norm,
@@ -69,34 +81,43 @@ class MapPanel:
         ax.set_ylabel("φ of the query [rad]")
         ax.set_title(title)
         self.centre, self.half = math.nan, math.nan
-        self.frame(0.0, math.pi)
+        self.frame(0.0, math.pi, queries=queries)
 
-    def frame(self, centre: float, half: float, kinds: Sequence[Role] = ()) -> None:
-        """The range of φ that the map covers; of queries that are no hits always the full turn.
+    def frame(
+        self,
+        centre: float,
+        half: float,
+        kinds: Sequence[Role] = (),
+        queries: NDArray[np.floating[Any]] | None = None,
+    ) -> None:
+        """The range of φ that the map covers; of queries of cross-attention always all, a row each.
 
         Args:
             centre: rad.
             half: rad.
             kinds: Of learned tokens, whose rows and columns follow those of φ in what is shown (`Pattern.kinds`).
+            queries: (Nq,) rad, of cross-attention (`Pattern.rows_drawn`).
         """
-        if (centre, half, tuple(kinds)) == (self.centre, self.half, self.kinds):
+        if (centre, half, tuple(kinds)) == (self.centre, self.half, self.kinds) and same_rows(queries, self.queries):
             return
-        self.centre, self.half, self.kinds = centre, half, tuple(kinds)
+        self.centre, self.half, self.kinds, self.queries = centre, half, tuple(kinds), queries
         low, high = centre - half, centre + half
         width, strips = (high - low) / self.bins, _strips(self.bins, len(kinds))
         right = high + width * len(strips)
         bottom, top = low, right
-        if self.queries is not None:  # they stand at -π, -π + 2π / Q ...: in the middle of rows
-            bottom, top = -np.pi - np.pi / self.queries, np.pi - np.pi / self.queries
+        if queries is not None:
+            bottom, top = -0.5, len(queries) - 0.5
         self.image.set_extent((low, right, bottom, top))
         names = [kind.title for kind in kinds]
         middles = [high + width * (strips.index(i) + _thick(self.bins) / 2) for i in range(len(kinds))]
-        for axis, whole in ((self.ax.xaxis, half == math.pi), (self.ax.yaxis, half == math.pi or self.queries)):
+        for axis in (self.ax.xaxis, self.ax.yaxis):
             ticks, words = TICKS
-            if not whole:
+            if axis is self.ax.yaxis and queries is not None:
+                ticks, words = _rows(queries)
+            elif half != math.pi:
                 ticks = [round(centre + half * share, 2) for share in (-0.8, -0.4, 0, 0.4, 0.8)]
                 words = [f"{tick:.2f}" for tick in ticks]
-            if axis is self.ax.xaxis or self.queries is None:
+            if axis is self.ax.xaxis or queries is None:
                 ticks, words = [*ticks, *middles], [*words, *names]
             axis.set_ticks(ticks, words)
         for word in [*self.ax.get_xticklabels(), *self.ax.get_yticklabels()]:
@@ -117,10 +138,11 @@ class MapPanel:
             values = _with_strips(values, self.bins, len(self.kinds), rows=self.queries is None)
         self.image.set_data(values)
         if title is not None:
-            self.ax.set_title(title)
+            self.ax.set_title(title, loc="left")  # as by our style, which holds no more where an explorer moves
         self.line.set_visible(at is not None)
         if at is not None:
-            self.line.set_ydata([at, at])
+            up = at if self.queries is None else int(np.argmin(np.abs(turn(self.queries - at))))
+            self.line.set_ydata([up, up])
 
 
 class DetectorPanel:
@@ -234,6 +256,22 @@ def share_words(found: dict[Role, float]) -> str:
     """Shares of attention in words: "registers 12 %, CLS 3 %"."""
     words = {kind: kind.title if kind is Role.CLS else f"{kind.title}s" for kind in found}
     return ", ".join(f"{words[kind]} {100 * share:.{0 if share >= 0.01 else 2}f} %" for kind, share in found.items())
+
+
+def same_rows(queries: NDArray[np.floating[Any]] | None, others: NDArray[np.floating[Any]] | None) -> bool:
+    """Whether two maps have the same rows (`Pattern.rows_drawn`)."""
+    if queries is None or others is None:
+        return queries is others
+    return np.array_equal(queries, others)
+
+
+def _rows(queries: NDArray[np.floating[Any]]) -> tuple[list[float], list[str]]:
+    """Where a map with a row for each query has ticks, and φ there; multiples of π / 2 where queries are even."""
+    count = len(queries)
+    if count > 3 and np.allclose(queries, -np.pi + 2 * np.pi * np.arange(count) / count):
+        return [count * share for share in (0, 0.25, 0.5, 0.75)], TICKS[1][:4]
+    places = sorted({round(place) for place in np.linspace(0, count - 1, min(count, 8))})
+    return [float(place) for place in places], [f"{queries[place]:.2f}" for place in places]
 
 
 def _thick(bins: int) -> int:

@@ -8,11 +8,11 @@ in the sequence and their names; they have no φ and no place on the detector: N
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hepattn.attention.module import Attention, AttentionCall, record_attention
@@ -25,7 +25,10 @@ from hepattn.masks.base import Place, Span
 from hepattn.models.hit_filter import HitFilter
 from hepattn.sequence import Role
 
-__all__ = ["Pattern", "call_pattern", "filter_patterns", "layer_pattern", "phi_encoding", "turn"]
+__all__ = ["EncodedSide", "Pattern", "call_pattern", "filter_patterns", "layer_pattern", "phi_encoding", "turn"]
+
+EncodedSide = Literal["both", "queries", "keys", "none"]
+"""What an encoding is added to before queries and keys are made of it."""
 
 CONTENT = ("r", "z", "eta", "theta", "size_u", "size_v", "log_charge")
 """Features of a hit that don't tell its φ: what an untrained layer knows of it without an encoding."""
@@ -48,9 +51,9 @@ class Pattern:
     k: Tensor
     """(Nk, H, D)."""
     query_phi: NDArray[np.floating[Any]]
-    """(Nq,) rad, ascending; NaN: a learned token."""
+    """(Nq,) rad; NaN: a learned token."""
     key_phi: NDArray[np.floating[Any]]
-    """(Nk,) rad, ascending; NaN: a learned token."""
+    """(Nk,) rad; NaN: a learned token."""
     query_xy: NDArray[np.floating[Any]]
     """(Nq, 2) mm; a query of cross-attention stands outside the detector, in its direction."""
     key_xy: NDArray[np.floating[Any]]
@@ -82,9 +85,9 @@ class Pattern:
         return tuple(kind for kind in Role if kind != Role.HIT and self.roles is not None and kind in self.roles)
 
     @property
-    def rows_drawn(self) -> int | None:
-        """Rows of its map: one a query where queries are no hits; None: as many as bins."""
-        return None if self.hits else len(self.q)
+    def rows_drawn(self) -> NDArray[np.floating[Any]] | None:
+        """φ (rad) of the rows of its map, one a query, in cross-attention; None: as many rows as bins."""
+        return None if self.hits else self.query_phi
 
     def rows(self, rows: Sequence[int] | Tensor, head: int | None = None) -> Tensor:
         """Weights of some queries: (R, Nk) float32, each row summing to one (or zero, where nothing may be seen).
@@ -187,7 +190,8 @@ def layer_pattern(
     encoding: Encoding | str | None = None,
     *,
     tied: bool = False,
-    queries: int | None = None,
+    queries: int | ArrayLike | None = None,
+    encoded: EncodedSide = "both",
     dim: int = 64,
     heads: int = 4,
     seed: int = 0,
@@ -203,17 +207,20 @@ def layer_pattern(
         encoding: Added to the content of queries and keys: an encoding of `dim` channels, its name, or None.
         tied: W_q = W_k: a score is then the likeness of two projected inputs. False: two random matrices.
         queries: None: hits look at hits. A number: so many queries, evenly spaced in φ from -π, with random content,
-            look at the hits.
+            look at the hits. Numbers (Nq,): such queries at these φ (rad), which are put into φ order.
+        encoded: What the encoding is added to: both, queries alone, keys alone, or none of them.
         dim: Channels of an input.
         heads: Heads; a multiple of it is dim.
         seed: Of the layer and of the random content.
         name: For titles; None: the encoding's.
 
     Raises:
-        ValueError: An event without hits, or an encoding of another number of channels.
+        ValueError: An event without hits, an encoding of another number of channels, or no query.
     """
     if not len(event.hits):
         raise ValueError("an event without hits has no attention")
+    if encoded not in get_args(EncodedSide):
+        raise ValueError(f"encoded is one of {', '.join(get_args(EncodedSide))}, not {encoded!r}")
     encode = phi_encoding(encoding, dim) if isinstance(encoding, str) else encoding
     if encode is not None and encode.channels != dim:
         raise ValueError(f"an encoding of {dim} channels is added here, not one of {encode.channels}")
@@ -229,9 +236,10 @@ def layer_pattern(
     asking, c = keys, x
     if queries is not None:
         asking = _directions(queries, keys)
-        c = _sized(torch.randn(queries, dim, generator=generator))
-    if encode is not None:
+        c = _sized(torch.randn(len(asking.phi), dim, generator=generator))
+    if encode is not None and encoded in {"both", "queries"}:
         c = c + encode(torch.from_numpy(asking.phi).float())
+    if encode is not None and encoded in {"both", "keys"}:
         x = x + encode(torch.from_numpy(keys.phi).float())
     with torch.no_grad():
         if tied:
@@ -272,19 +280,26 @@ def filter_patterns(net: HitFilter, event: Event, *, encoded: bool = True, name:
     return [_of_call(f"{name}, layer {i}", call, keys) for i, call in enumerate(calls, start=1)]
 
 
-def call_pattern(call: AttentionCall, event: Event, name: str | None = None) -> Pattern:
-    """Attention of a recorded call of self-attention on one event, whose hits the model had in φ order.
+def call_pattern(
+    call: AttentionCall, event: Event, name: str | None = None, *, query_phi: ArrayLike | None = None
+) -> Pattern:
+    """Attention of a recorded call on one event, whose hits the model had in φ order.
 
     Args:
         call: From `hepattn.record_attention`; learned tokens are known by the call's `roles`.
         event: The hits that the model saw, in any order.
         name: For titles; None: the call's.
+        query_phi: (Nq,) rad, of a call of cross-attention: where its queries stand, such as
+            `event.hits.phi` of the hits that they are. In self-attention queries are the hits: None.
 
     Raises:
-        ValueError: The call is of several events, of cross-attention, has a distance bias (which a pattern does not
-            draw), or has another number of hits.
+        ValueError: The call is of several events (of a decoder in blocks each block is one: record it with block=None,
+            or see `hepattn.plotting.query_attention`), has a distance bias (which a pattern does not draw), has another
+            number of hits, or is of cross-attention and `query_phi` does not say where each query stands.
     """
-    return _of_call(name or call.name, call, _hits(event))
+    if query_phi is None:
+        return _of_call(name or call.name, call, _hits(event))
+    return _of_cross(name or call.name, call, _hits(event), np.asarray(query_phi, dtype=np.float64))
 
 
 def _of_call(name: str, call: AttentionCall, hits: "_Tokens") -> Pattern:
@@ -292,15 +307,37 @@ def _of_call(name: str, call: AttentionCall, hits: "_Tokens") -> Pattern:
         raise ValueError(
             f"a pattern is drawn of self-attention in one event, without a distance bias; {call.name} was recorded "
             f"with {call.layout.batch} events, {'a' if call.bias is not None else 'no'} bias, and "
-            f"{'itself' if call.kv_layout is call.layout else 'another sequence'} for its keys"
+            f"{'itself' if call.kv_layout is call.layout else 'another sequence'} for its keys; of cross-attention "
+            "query_phi says where the queries stand"
         )
     roles = None if call.roles is None else call.roles.cpu().numpy()
-    found = len(call.q) if roles is None else int((roles == Role.HIT).sum())
-    if found != len(hits.phi):
-        raise ValueError(f"{call.name} was recorded with {found} hits, and the event has {len(hits.phi)}")
-    tokens = hits if roles is None else _among(hits, roles)
+    tokens = _told(call.name, hits, roles, len(call.q))
     pattern = _pattern(name, call.q.float().cpu(), call.k.float().cpu(), tokens, tokens, call.mask)
     return replace(pattern, roles=roles)
+
+
+def _of_cross(name: str, call: AttentionCall, hits: "_Tokens", phi: NDArray[np.float64]) -> Pattern:
+    if call.layout.batch != 1 or call.kv_layout is call.layout or call.bias is not None:
+        raise ValueError(
+            f"query_phi belongs to cross-attention in one event, without a distance bias; {call.name} was recorded "
+            f"with {call.layout.batch} events, {'a' if call.bias is not None else 'no'} bias, and "
+            f"{'itself' if call.kv_layout is call.layout else 'another sequence'} for its keys"
+        )
+    if phi.shape != (len(call.q),) or not np.isfinite(phi).all():
+        raise ValueError(f"{call.name} has {len(call.q)} queries: give φ of each, not an array of shape {phi.shape}")
+    roles = None if call.kv_roles is None else call.kv_roles.cpu().numpy()
+    keys = _told(call.name, hits, roles, len(call.k))
+    asking = _at(turn(phi), keys)
+    pattern = _pattern(name, call.q.float().cpu(), call.k.float().cpu(), asking, keys, call.mask)
+    return replace(pattern, roles=roles)
+
+
+def _told(name: str, hits: "_Tokens", roles: NDArray[np.integer[Any]] | None, count: int) -> "_Tokens":
+    """All tokens of a recorded sequence: the hits, and what stands among them."""
+    found = count if roles is None else int((roles == Role.HIT).sum())
+    if found != len(hits.phi):
+        raise ValueError(f"{name} was recorded with {found} hits, and the event has {len(hits.phi)}")
+    return hits if roles is None else _among(hits, roles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,12 +366,22 @@ def _among(hits: _Tokens, roles: NDArray[np.integer[Any]]) -> _Tokens:
     return _Tokens(phi, xy, particle, order)
 
 
-def _directions(count: int, keys: _Tokens) -> _Tokens:
-    if count < 1:
-        raise ValueError(f"queries must be at least 1, got {count}")
-    phi = -np.pi + 2 * np.pi * np.arange(count) / count
-    rim = 1.06 * float(np.hypot(*keys.xy.T).max())
-    return _Tokens(phi, rim * np.stack([np.cos(phi), np.sin(phi)], axis=1), np.full(count, -1), np.arange(count))
+def _directions(queries: int | ArrayLike, keys: _Tokens) -> _Tokens:
+    """Queries at even or at given φ, in φ order."""
+    if isinstance(queries, int):
+        phi = -np.pi + 2 * np.pi * np.arange(queries) / max(queries, 1)
+    else:
+        phi = np.sort(turn(np.asarray(queries, dtype=np.float64)))
+    if phi.ndim != 1 or not len(phi) or not np.isfinite(phi).all():
+        raise ValueError(f"queries must be at least 1, or φ (rad) of one or more, got {queries!r}")
+    return _at(phi, keys)
+
+
+def _at(phi: NDArray[np.float64], keys: _Tokens) -> _Tokens:
+    """Queries in these directions, outside of all hits."""
+    rim = 1.06 * float(np.nanmax(np.hypot(*keys.xy.T)))
+    xy = rim * np.stack([np.cos(phi), np.sin(phi)], axis=1)
+    return _Tokens(phi, xy, np.full(len(phi), -1), np.arange(len(phi)))
 
 
 def _pattern(name: str, q: Tensor, k: Tensor, asking: _Tokens, keys: _Tokens, mask: Mask | None) -> Pattern:

@@ -82,6 +82,42 @@ def test_numbers_agree_with_a_slow_reference(event, queries, mask):
         assert as_list(measure(pattern, head)) == pytest.approx(as_list(slow(pattern, head)), abs=1e-5, nan_ok=True)
 
 
+def test_queries_stand_at_given_angles_in_their_order(event):
+    even = layer_pattern(event, "periodic", tied=True, queries=4)
+    given = layer_pattern(event, "periodic", tied=True, queries=[np.pi / 2, 0.0, -np.pi / 2, np.pi])
+    assert np.allclose(given.query_phi, even.query_phi)
+    assert torch.equal(given.q, even.q)
+    assert np.allclose(np.hypot(*given.query_xy.T), 1.06 * np.hypot(*given.key_xy.T).max())
+    for wrong in (0, [], [np.nan], [[0.0]]):
+        with pytest.raises(ValueError, match="queries must be at least 1, or φ"):
+            layer_pattern(event, queries=wrong)
+
+
+def test_an_encoding_of_queries_or_of_keys_alone(event):
+    sides = {
+        side: layer_pattern(event, "periodic", tied=True, queries=[0.1, 2.0], encoded=side)
+        for side in ("both", "queries", "keys", "none")
+    }
+    without = layer_pattern(event, None, tied=True, queries=[0.1, 2.0])
+    assert torch.equal(sides["queries"].q, sides["both"].q)
+    assert torch.equal(sides["queries"].k, without.k)
+    assert torch.equal(sides["keys"].k, sides["both"].k)
+    assert torch.equal(sides["keys"].q, without.q)
+    assert torch.equal(sides["none"].q, without.q)
+    assert torch.equal(sides["none"].k, without.k)
+    assert not torch.equal(sides["both"].q, without.q)
+    with pytest.raises(ValueError, match="encoded is one of both, queries, keys, none, not 'values'"):
+        layer_pattern(event, encoded="values")
+
+
+def test_a_map_has_a_row_a_query_with_its_angle(event):
+    given = layer_pattern(event, "periodic", tied=True, queries=[0.1, 0.2, 2.5])
+    (panel, *_) = attention_maps({"three": given}).axes
+    assert [word.get_text() for word in panel.get_yticklabels()] == ["0.10", "0.20", "2.50"]
+    assert panel.get_ylim() == (-0.5, 2.5)
+    assert np.asarray(panel.images[0].get_array()).shape == (3, 64)
+
+
 def test_numbers_do_not_depend_on_the_chunks(pattern, monkeypatch):
     whole, shares = measure(pattern), binned(pattern)
     monkeypatch.setattr(attention_pattern, "BLOCK", 1000)

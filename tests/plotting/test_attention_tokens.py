@@ -14,6 +14,7 @@ from hepattn.attention.weights import attention_weights
 from hepattn.data.features import hit_features
 from hepattn.layers import ExtraTokens, Role
 from hepattn.masks import Window
+from hepattn.models.decoder import Decoder, DecoderConfig
 from hepattn.plotting import attention_maps, attention_rows, attention_seam
 from hepattn.plotting.attention_numbers import (
     across,
@@ -223,5 +224,58 @@ def test_what_cannot_be_drawn_is_refused(event, pattern):
         call_pattern(call, event.keep(np.arange(82) < 10))
     with pytest.raises(ValueError, match="a bias"):
         call_pattern(replace(call, bias=DistanceBias(torch.ones(2))), event)
-    with pytest.raises(ValueError, match="another sequence"):
+    with pytest.raises(ValueError, match=r"another sequence.* query_phi says where"):
         call_pattern(replace(call, kv_layout=Layout.of([96], "cpu")), event)
+    with pytest.raises(ValueError, match=r"query_phi belongs to cross-attention .* itself for its keys"):
+        call_pattern(call, event, query_phi=np.zeros(len(call.q)))
+    crossing = crossed(event)
+    with pytest.raises(ValueError, match=r"has 5 queries: give φ of each, not an array of shape \(4,\)"):
+        call_pattern(crossing, event, query_phi=np.zeros(4))
+    with pytest.raises(ValueError, match="recorded with 82 hits, and the event has 10"):
+        call_pattern(crossing, event.keep(np.arange(82) < 10), query_phi=np.zeros(5))
+
+
+def crossed(event) -> AttentionCall:
+    """Five queries look at the hits of an event, in φ order."""
+    torch.manual_seed(0)
+    layer = Attention(16, 2)
+    n = len(event.hits)
+    with record_attention(layer) as calls:
+        layer(Packed(torch.randn(5, 16), torch.tensor([5])), Packed(torch.randn(n, 16), torch.tensor([n])))
+    return calls[0]
+
+
+def test_a_recorded_call_of_cross_attention(event):
+    call = crossed(event)
+    phi = np.array([0.5, -2.0, 3.0, 7.0, 0.0])
+    pattern = call_pattern(call, event, query_phi=phi)
+    assert (pattern.hits, pattern.heads, len(pattern.q), len(pattern.k)) == (False, 2, 5, 82)
+    assert np.allclose(pattern.query_phi, [0.5, -2.0, 3.0, 7.0 - 2 * np.pi, 0.0])
+    weights = torch.einsum("qhd,khd->hqk", call.q, call.k) / 8**0.5
+    assert torch.allclose(pattern.rows(range(5), 1), weights.softmax(dim=-1)[1], atol=1e-6)
+    assert np.all(np.diff(pattern.key_phi) >= 0)
+    figure = attention_maps({"one": pattern, "same": pattern}, difference=True)
+    words = [word.get_text() for word in figure.axes[0].get_yticklabels()]
+    assert words == ["0.50", "-2.00", "3.00", "0.72", "0.00"]
+    attention_rows({"one": pattern}, 3).draw_without_rendering()
+
+
+def test_the_pattern_of_a_mask_decoder(event):
+    """With `block=None` a decoder's call is one of all queries and hits, under the mask that it realised."""
+    torch.manual_seed(0)
+    order = np.argsort(event.hits.phi, kind="stable")
+    n, place = len(order), torch.arange(0, len(order), 9)
+    config = DecoderConfig(2, 2, block=None, window=None, zero_start=False, mask_bias=0.0, mask_threshold=0.5)
+    decoder = Decoder(16, config).eval()
+    layouts = Layout.of([len(place)], "cpu"), Layout.of([n], "cpu")
+    with torch.no_grad(), record_attention(decoder) as calls:
+        decoder(torch.randn(len(place), 16), layouts[0], torch.randn(n, 16), layouts[1], place)
+    call = next(one for one in calls if one.name.endswith("cross.attention"))
+    pattern = call_pattern(call, event, query_phi=event.hits.phi[order][place])
+    assert np.array_equal(pattern.query_phi, pattern.key_phi[place])
+    rows = pattern.rows(range(len(place)))
+    assert torch.allclose(rows.sum(dim=1), torch.ones(len(place)), atol=1e-5)
+    allowed = call.mask.dense(len(place), n)
+    assert (call.layout.batch, call.kv_layout.batch) == (1, 1)
+    assert not allowed.all()
+    assert not rows[~allowed].any()
