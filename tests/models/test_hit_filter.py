@@ -260,7 +260,24 @@ def test_pretrained_names_what_there_is(tmp_path, monkeypatch):
         HitFilter.pretrained("moon")
 
 
-@pytest.mark.parametrize(("name", "sample", "least"), [("mu200", "ttbar_mu200", 0.994), ("sample", "ttbar_mu0", 0.92)])
+ENCODED = ("none", "hepformer", "periodic", "fourier")
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_the_small_filters_have_the_encodings_of_their_names(name):
+    assert HitFilter.pretrained(f"encoding_{name}").config.encoding == name
+    path = module.data_directory() / "weights" / f"hit_filter_encoding_{name}.safetensors"
+    assert path.stat().st_size < 120_000
+
+
+@pytest.mark.parametrize(
+    ("name", "sample", "least"),
+    [
+        ("mu200", "ttbar_mu200", 0.994),
+        ("sample", "ttbar_mu0", 0.92),
+        *((f"encoding_{name}", "ttbar_mu0", 0.8) for name in ENCODED),
+    ],
+)
 def test_shipped_weights_do_what_their_card_says(name, sample, least):
     net, target = HitFilter.pretrained(name), sample_event(sample, -1)
     score = net.score(target)
