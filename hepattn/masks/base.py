@@ -65,6 +65,10 @@ class Mask(ABC):
         """The mask with its tensors on `device`: itself, unless it holds any that are elsewhere."""
         return self
 
+    def of_event(self, event: int) -> "Mask":  # noqa: ARG002
+        """The mask of that event of a batch where it stands alone: itself, unless it holds pairs of each event."""
+        return self
+
     def check(self, queries: Layout, keys: Layout) -> None:  # noqa: B027  (most masks fit all events)
         """Raises ValueError, in one sentence, where the mask does not fit the events of a batch."""
 

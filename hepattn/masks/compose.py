@@ -28,6 +28,11 @@ class _Pair(Mask):
         return self if left is self.left and right is self.right else type(self)(left, right)
 
     @override
+    def of_event(self, event: int) -> Mask:
+        left, right = self.left.of_event(event), self.right.of_event(event)
+        return self if left is self.left and right is self.right else type(self)(left, right)
+
+    @override
     def check(self, queries: Layout, keys: Layout) -> None:
         self.left.check(queries, keys)
         self.right.check(queries, keys)

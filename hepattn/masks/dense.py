@@ -68,6 +68,10 @@ class Dense(Mask):
             self._elsewhere[device] = Dense([tensor.to(device) for tensor in self.tensors])
         return self._elsewhere[device]
 
+    @override
+    def of_event(self, event: int) -> "Dense":
+        return self if len(self.tensors) == 1 else Dense(self.tensors[event])
+
     def stacked(self) -> Tensor:
         """(events, queries, keys), without a copy.
 

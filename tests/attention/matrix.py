@@ -10,13 +10,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from multiprocessing import get_context
-from typing import Any
 
 import torch
 
 from hepattn.attention import DistanceBias
 from hepattn.attention.agreement import expect
-from hepattn.attention.backends import flash
+from hepattn.attention.backends import flash, flex
 from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
 
 __all__ = ["KERNELS", "Cell", "Outcome", "cells", "run"]
@@ -140,6 +139,12 @@ def run(cell: Cell) -> Outcome:
     return Outcome(found.refusal, value, lse, gradient)
 
 
+def _prepare() -> None:
+    """What a process needs to run all cells: exact products, room for kernels of flex of each kind and length."""
+    torch.set_float32_matmul_precision("highest")
+    flex.GRAPHS = 1000
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs all cells of a device and prints the summary."""
     parser = argparse.ArgumentParser(prog="python -m tests.attention.matrix", description=__doc__)
@@ -158,8 +163,7 @@ def main(argv: Sequence[str]) -> int:
     )
     failures, refusals = [], set()
     asked = [cell for cell in cells(options.device, options.kernels) if cell.dtype in dtypes]
-    exact: dict[str, Any] = {"initializer": torch.set_float32_matmul_precision, "initargs": ("highest",)}
-    with ProcessPoolExecutor(options.processes, get_context("spawn"), **exact) as workers:
+    with ProcessPoolExecutor(options.processes, get_context("spawn"), _prepare) as workers:
         outcomes = workers.map(run, asked)
         for kernel, dtype in product(options.kernels, dtypes):
             found = [(cell, next(outcomes)) for cell in asked if (cell.kernel, cell.dtype) == (kernel, dtype)]

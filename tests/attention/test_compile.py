@@ -189,17 +189,26 @@ def test_what_a_graph_does_not_do_it_says_in_one_sentence(monkeypatch: pytest.Mo
     monkeypatch.setattr(sdpa, "PAIRS_IN_A_GRAPH", 2000)
     with pytest.raises(Unsupported, match="takes a mask of all pairs of tokens"):
         counted(lambda q: attend(q, q, q, lengths=layout, backend="sdpa"))[0](q)
+    wide = torch.randn(50, 1, 16)
+    with pytest.raises(Unsupported, match=flex.missing("cpu") or "does not compile inside a graph on a CPU"):
+        counted(lambda q: attend(q, q, q, lengths=layout, backend="flex"))[0](wide)
 
 
 @pytest.mark.slow
-def test_flex_needs_at_most_two_graphs_for_fifty_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit an error is raised (see test_parity), so the limit is the count."""
+@pytest.mark.parametrize("kind", ["tokens", "dense"])
+def test_flex_needs_at_most_two_graphs_for_fifty_lengths_and_for_batches(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit an error is raised (see test_parity), so the limit is the count. One token alone is a third."""
     if reason := flex.missing("cpu"):
         pytest.skip(reason)
     monkeypatch.setattr(flex, "GRAPHS", 2)
     flex._compiled.cache_clear()
-    mask = Window(16, wrap=True) | GlobalTokens([0])
-    for length in LENGTHS:
-        q = torch.randn(length, 1, 16)
-        attend(q, q, q, mask=mask, backend="flex")
+    torch.manual_seed(0)
+    for lengths in [*([n] for n in LENGTHS), [150, 0, 7, 300], [40, 2], [310, 129, 128], [0, 0, 500]]:
+        q = torch.randn(sum(lengths), 1, 16)
+        drawn = Dense([torch.rand(n, n) > 0.5 for n in lengths])
+        mask = drawn if kind == "dense" else Window(16, wrap=True) | GlobalTokens([0])
+        out = attend(q, q, q, mask=mask, lengths=lengths, backend="flex")
+        assert torch.allclose(out, attend(q, q, q, mask=mask, lengths=lengths, backend="sdpa"), atol=1e-5)
     flex._compiled.cache_clear()

@@ -182,6 +182,15 @@ def test_dense_of_a_batch() -> None:
     check_blocks(Dense(masks), queries, keys, 4)
 
 
+def test_the_mask_of_one_event_of_a_batch() -> None:
+    first, second = torch.rand(3, 3) > 0.5, torch.rand(5, 5) > 0.5
+    both = Window(2) & (Dense([first, second]) | GlobalTokens([1]))
+    assert torch.equal(both.of_event(1).dense(5), both.dense(5, event=1))
+    assert torch.equal(both.of_event(0).dense(3), both.dense(3))
+    window = Window(2) | GlobalTokens([0])
+    assert window.of_event(1) is window
+
+
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=3), st.integers(0, 2**31))
 def test_dense_blocks_are_exact(lengths: list[int], seed: int) -> None:
     """Only blocks with a pair are kept, and blocks with all pairs are known as such."""

@@ -1,10 +1,15 @@
 """`flex`: torch's FlexAttention, compiled once with dynamic shapes. Does every mask; on a CPU forward only.
 
+Each kind of mask needs two graphs for all lengths: one block of 128 tokens or fewer is a graph of its own (so is one
+token). On a CPU the events of a batch are run one by one, by the same graphs.
+
 The compiled callable is kept, and more graphs than torch allows are an error: dynamo would otherwise run
 FlexAttention eagerly in silence, with an N x N matrix.
 """
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,7 +20,9 @@ from torch.nn.functional import pad
 
 from hepattn.attention.backends.base import Call, constant
 from hepattn.attention.bias import ScoreMod
+from hepattn.masks.base import Mask
 from hepattn.masks.blocks import block_mask
+from hepattn.sequence import Layout
 
 __all__ = ["refusal", "run"]
 
@@ -49,6 +56,8 @@ def refusal(call: Call) -> str | None:
         return "no backward on a CPU: detach q, k and v, or use sdpa"
     if device == "cpu" and call.return_lse:
         return "gives no log-sum-exp on a CPU: use sdpa"
+    if device == "cpu" and torch.compiler.is_compiling():  # torch 2.13 generates C++ that lacks the block mask's names
+        return "does not compile inside a graph on a CPU: use sdpa, or leave the model uncompiled"
     if call.q.dtype not in DTYPES:
         return f"takes float32, bfloat16 or float16, got {call.q.dtype}"
     if min(call.q.shape[-1], call.v.shape[-1]) < MIN_HEAD_DIM:
@@ -59,27 +68,18 @@ def refusal(call: Call) -> str | None:
 
 
 @cache
-def _compiled(*, dynamic: bool = True) -> Any:
-    return torch.compile(flex_attention, fullgraph=True, dynamic=dynamic)
+def _compiled() -> Any:
+    return torch.compile(flex_attention, fullgraph=True, dynamic=True)
 
 
 def _run_compiled(call: Call, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Any:
-    """One kernel for all lengths. On a CPU torch 2.13 generates C++ that does not compile for some masks with dynamic
-    shapes, and one that takes a bias's tables over several events for too short: those take one kernel a length.
-    """
+    """One kernel for all lengths."""
     from torch._dynamo.exc import FailOnRecompileLimitHit  # slow to import
-    from torch._inductor.exc import InductorError
 
-    on_cpu = call.q.device.type == "cpu"
     limits: dict[str, Any] = {"recompile_limit": GRAPHS, "fail_on_recompile_limit_hit": True}
     with torch._dynamo.config.patch(limits):  # noqa: SLF001  (the documented switch lives there)
         try:
-            dynamic = not (on_cpu and call.bias is not None and call.queries.batch > 1)
-            return _compiled(dynamic=dynamic)(q, k, v, **options)
-        except InductorError:
-            if not on_cpu:
-                raise
-            return _compiled(dynamic=False)(q, k, v, **options)
+            return _compiled()(q, k, v, **options)
         except FailOnRecompileLimitHit as error:
             raise RuntimeError(
                 f"flex has compiled {GRAPHS} kernels in this process and would compile another for {call.mask!r} on "
@@ -90,6 +90,8 @@ def _run_compiled(call: Call, q: Tensor, k: Tensor, v: Tensor, options: dict[str
 
 def run(call: Call) -> tuple[Tensor, Tensor | None]:
     """`(Tq, H, Dv)` and, where asked for, the log-sum-exp `(Tq, H)`."""
+    if call.q.device.type == "cpu" and call.queries.batch > 1 and not torch.compiler.is_compiling():
+        return torch.cat([_alone(part) for part in _events(call)]), None
     blocks = block_mask(call.mask, call.queries, call.keys)
     widths, channels = (call.q.shape[-1], call.v.shape[-1]), call.v.shape[-1]
     q, k, v = (t.transpose(0, 1)[None] for t in (call.q, call.k, call.v))
@@ -105,3 +107,36 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
     if not call.return_lse:
         return result[0].transpose(0, 1)[..., :channels], None
     return result[0][0].transpose(0, 1)[..., :channels], result[1][0].transpose(0, 1).float()
+
+
+def _events(call: Call) -> Iterator[Call]:
+    """The events of a batch, one by one: a graph then reads their lengths from scalars, and serves all batches.
+
+    For tables over queries, which several events at once need, torch 2.13 generates C++ that does not compile with
+    dynamic shapes.
+    """
+    queries, keys = call.queries, call.keys
+    against = None if keys is queries else keys
+
+    def parts() -> list[tuple[Layout, Layout, Mask | None]]:
+        """Kept on the layout, so that all layers find the blocks of each event."""
+        found = []
+        for event, (n, m) in enumerate(zip(queries.host_lengths, keys.host_lengths, strict=True)):
+            one = Layout.of([n], queries.device, total=n)
+            other = one if against is None else Layout.of([m], keys.device, total=m)
+            found.append((one, other, None if call.mask is None else call.mask.of_event(event)))
+        return found
+
+    sizes = [layout.host_lengths for layout in (queries, keys, keys)]
+    tensors = zip(*(x.split(n) for x, n in zip((call.q, call.k, call.v), sizes, strict=True)), strict=True)
+    for (q, k, v), (one, other, mask) in zip(
+        tensors, queries.cached(("events", call.mask, against), parts), strict=True
+    ):
+        yield replace(call, q=q, k=k, v=v, mask=mask, queries=one, keys=other)
+
+
+def _alone(call: Call) -> Tensor:
+    """One event; nothing is compiled for one without queries or keys."""
+    if not len(call.q) or not len(call.k):
+        return call.q.new_zeros(*call.q.shape[:2], call.v.shape[-1])
+    return run(call)[0]
