@@ -1,6 +1,8 @@
 """What goes into a model comes out of it: packed, padded or nested; converted at its two ends only."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,9 +45,9 @@ def enter(x: Sequences, valid: Tensor | None, dim: int, owner: str) -> tuple[Pac
     return packed, leave
 
 
-def _enter_nested(x: Tensor) -> tuple[Packed, Callable[[Tensor], Tensor]]:
-    packed = Packed.from_nested(x)
-    return packed, lambda values: packed.with_values(values).to_nested()
+def _enter_nested(x: Any) -> tuple[Packed, Callable[[Tensor], Tensor]]:
+    """Nested tensors of the same offsets, the object itself, can be added and stacked: what leaves takes those of x."""
+    return Packed.from_nested(x), partial(torch.nested.nested_tensor_from_jagged, offsets=x.offsets())
 
 
 def _enter_padded(x: Tensor, valid: Tensor | None, dim: int, owner: str) -> tuple[Packed, Callable[[Tensor], Tensor]]:

@@ -138,7 +138,8 @@ class Attention(Recordable):
         Args:
             x: Packed, padded (B, N, dim) with `valid`, or nested.
             context: the same choice, with the same number of events.
-            mask: who may look at whom inside an event; None: all at all.
+            mask: who may look at whom inside an event; None: all at all. Positions count tokens: beside padding, too, a
+                `Dense` has the size of the valid tokens, (n, m) for an event of n tokens and m of the context.
             first_value: (Tk, H, D) packed values of the first layer; only with value_residual=True.
             valid: (B, N) bool, True = a token, for a padded x.
             context_valid: the same for a padded context.

@@ -17,7 +17,8 @@ __all__ = ["Dense"]
 class Dense(Mask):
     """The fully realised mask of masked attention: one bool tensor (queries, keys) for each event, True = may attend.
 
-    A row without True gives zeros. Compared and hashed by identity, since the tensors are data.
+    Queries and keys are tokens: of a padded batch the valid ones, without the padding. A row without True gives zeros.
+    Compared and hashed by identity, since the tensors are data.
 
     Args:
         tensors: one tensor (queries, keys), or a sequence with one for each event of the batch.

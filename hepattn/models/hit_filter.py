@@ -141,8 +141,8 @@ class HitFilter(HitModel):
         if isinstance(inputs, Packed):
             return inputs.with_values(self.logits(inputs))
         if inputs.is_nested:
-            packed = Packed.from_nested(inputs)
-            return packed.with_values(self.logits(packed)).to_nested()
+            nested: Any = inputs  # the same offsets again: only such nested tensors can be added
+            return torch.nested.nested_tensor_from_jagged(self.logits(Packed.from_nested(nested)), nested.offsets())
         if valid is None:
             raise ValueError("a padded tensor needs valid= (B, N) bool, True = a hit")
         packed = Packed.from_padded(inputs, valid)

@@ -6,12 +6,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from hepattn import Attention, KernelRefusal, Packed
-from hepattn.masks import GlobalTokens, Mask, Strided, Window
+from hepattn import Attention, Encoder, KernelRefusal, Packed
+from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
 
 LENGTHS, KEYS = [40, 1, 0, 23], [90, 4, 7, 60]
-SELF: list[Mask | None] = [None, Window(8), Window(9, wrap=True), Window(6, wrap=True) | GlobalTokens([0])]
-ACROSS: list[Mask | None] = [None, Strided(11), Strided(16, wrap=True)]
+
+
+def drawn(keys: list[int]) -> Dense:
+    """Of the size of the tokens that are there, whatever the padding."""
+    generator = torch.Generator().manual_seed(3)
+    return Dense([torch.rand(n, m, generator=generator) > 0.4 for n, m in zip(LENGTHS, keys, strict=True)])
+
+
+SELF: list[Mask | None] = [
+    None,
+    Window(8),
+    Window(9, wrap=True),
+    Window(6, wrap=True) | GlobalTokens([0]),
+    drawn(LENGTHS),
+    Window(20, wrap=True) & drawn(LENGTHS),
+]
+ACROSS: list[Mask | None] = [None, Strided(11), Strided(16, wrap=True), drawn(KEYS), Strided(30) & drawn(KEYS)]
 CALLS = [("self", mask) for mask in SELF] + [("across", mask) for mask in ACROSS]
 
 
@@ -58,6 +73,17 @@ def test_on_a_cpu(door: str, kind: str, mask: Mask | None) -> None:
     found, mine = call(make(), door, kind, mask, "cpu")
     assert torch.allclose(found, expected, atol=1e-6)
     assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(mine, grads, strict=True))
+
+
+@pytest.mark.parametrize("model", [make(), Encoder(dim=32, num_layers=1, num_heads=2)], ids=["attention", "encoder"])
+def test_what_leaves_nested_can_be_added_to_what_entered(model: Any) -> None:
+    """Which torch does for nested tensors of the same offsets only, the object itself."""
+    x = values(LENGTHS, 1, "cpu")
+    packed, nested = Packed(x, torch.tensor(LENGTHS)), through("nested", x, LENGTHS)[0]
+    expected, found = x + model(packed).values, (nested + model(nested)).values()
+    assert torch.allclose(found, expected, atol=1e-6)
+    mine, right = (torch.autograd.grad(out.square().sum(), x)[0] for out in (found, expected))
+    assert torch.allclose(mine, right, atol=1e-4)
 
 
 @pytest.mark.cuda

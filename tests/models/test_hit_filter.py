@@ -54,7 +54,9 @@ def test_what_comes_in_comes_out():
     from_padded = net(padded, valid)
     torch.testing.assert_close(from_padded[valid], out.values)
     assert (from_padded[~valid] == 0).all()
-    torch.testing.assert_close(net(x.to_nested()).values(), out.values)
+    nested = x.to_nested()
+    torch.testing.assert_close(net(nested).values(), out.values)
+    assert net(nested).offsets() is nested.offsets()  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="valid"):
         net(padded)
     with pytest.raises(ValueError, match="4 features and 4 coordinates"):
