@@ -330,8 +330,9 @@ class MaskFormer(HitModel):
         """
         if not self._filter and (front := filter_in_front(self.config)) is not None:
             self._filter.append(front)
-        fronts = [front.to(next(self.parameters()).device) for front in self._filter]
-        return kept_hits(event, self.config, fronts[0] if fronts else None)
+        device = next(self.parameters()).device
+        scores = [front.to(device).score(event) for front in self._filter]
+        return kept_hits(event, self.config, scores[0] if scores else None)
 
 
 def filter_in_front(config: MaskFormerConfig) -> HitFilter | None:
@@ -348,16 +349,16 @@ def filter_in_front(config: MaskFormerConfig) -> HitFilter | None:
     return HitFilter.pretrained(config.filter)
 
 
-def kept_hits(event: Event, config: MaskFormerConfig, front: HitFilter | None) -> BoolArray:
-    """(N,) bool, True = the hit goes into the tracker: it lies in its volumes, and `front` (if any) keeps it.
+def kept_hits(event: Event, config: MaskFormerConfig, scores: Tensor | None) -> BoolArray:
+    """(N,) bool, True = the hit goes into the tracker: it lies in its volumes, and the filter (if any) keeps it.
 
-    Raises:
-        ValueError: the event lacks what a feature of the filter needs
+    Args:
+        event: N hits
+        config: of the tracker
+        scores: (N,) what the filter in front gave, NaN where it doesn't judge; None without a filter
     """
     inside = config.selection.in_volumes(event.hits)
-    if front is None:
-        return inside
-    return inside & (front.score(event).numpy() >= config.filter_threshold)
+    return inside if scores is None else inside & (scores.numpy() >= config.filter_threshold)
 
 
 def as_parameters(predicted: Tensor) -> TrackParameters:

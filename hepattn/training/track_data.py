@@ -8,11 +8,11 @@ from typing import Any, Self, overload
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from typing_extensions import override
 
-from hepattn.data.dataset import hit_inputs
+from hepattn.data.dataset import HitDataset, hit_inputs
 from hepattn.data.schema import BoolArray, Event, Selection
 from hepattn.data.track_dataset import TrackBatch, TrackDataset, collate_tracks, track_batch
 from hepattn.metrics import Fraction, ScoredEvent, filter_metrics
@@ -188,13 +188,23 @@ class TrackDataModule(EventDataModule):
         assert config is not None
         assert front is not None
         root = None if self.trainer is None else self.trainer.strategy.root_device
-        front.to(root if root is not None and root.type == "cuda" else "cpu")
+        device = root if root is not None and root.type == "cuda" else torch.device("cpu")
+        front.to(device)
+        inputs = DataLoader(
+            HitDataset(events, front.config.features, front.config.selection, truth=False),
+            batch_size=None,
+            num_workers=self.workers,
+            generator=torch.Generator(),  # else this loop would draw from the global one
+        )
         shown = self.trainer is None or self.trainer.progress_bar_callback is not None
         out, judged = KeptHits(), dict.fromkeys(("kept", "efficiency", "retention"), Fraction(0, 0))
-        bar = tqdm(range(len(events)), f"hit filter, {part}", leave=False, disable=not shown, file=sys.stderr)
-        for i in bar:
+        bar = tqdm(inputs, f"hit filter, {part}", len(events), leave=False, disable=not shown, file=sys.stderr)
+        for i, batch in enumerate(bar):
             event = events[i]
-            kept = kept_hits(event, config, front)
+            with torch.no_grad():
+                probability = front.logits(batch.to(device).inputs).sigmoid().cpu()
+            scores = torch.full((len(event.hits),), torch.nan).index_put((batch.row,), probability)
+            kept = kept_hits(event, config, scores)
             out.append(kept)
             scored = judge_kept(event, kept, config.selection, truth=part != "predict")
             metrics = filter_metrics([scored], 0.5, config.min_hits)

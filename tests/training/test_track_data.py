@@ -11,8 +11,8 @@ from hepattn.data.schema import Event, Selection
 from hepattn.models.decoder import DecoderConfig
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter
-from hepattn.models.maskformer import MaskFormerConfig
-from hepattn.training import TrackDataModule
+from hepattn.models.maskformer import MaskFormerConfig, kept_hits
+from hepattn.training import TrackDataModule, track_data
 from hepattn.training.track_data import EventBatch, KeptHits, collate_events, judge_kept
 
 from .conftest import toy_event
@@ -83,13 +83,12 @@ def test_turning_an_event_changes_nothing_that_the_filter_decided(toy_folder, to
 
 def test_each_stage_scores_only_what_it_reads(toy_folder, toy_filter, monkeypatch):
     calls: list[int] = []
-    score = HitFilter.score
 
-    def noted(self: HitFilter, event: Event) -> torch.Tensor:
+    def noted(event: Event, config: MaskFormerConfig, scores: torch.Tensor | None) -> np.ndarray:
         calls.append(event.event_id)
-        return score(self, event)
+        return kept_hits(event, config, scores)
 
-    monkeypatch.setattr(HitFilter, "score", noted)
+    monkeypatch.setattr(track_data, "kept_hits", noted)
     config = configuration(filter=str(toy_filter))
     data = opened(toy_folder, config, "test")
     assert calls == [8, 9]
@@ -134,7 +133,7 @@ def test_opened_and_scored_events_are_shared(toy_folder, toy_filter, monkeypatch
     second = TrackDataModule(path="nowhere")
     second.read_for(config)
     second.share(first)
-    monkeypatch.setattr(HitFilter, "score", None)
+    monkeypatch.setattr(HitFilter, "logits", None)
     second.setup("fit")
     assert second.kept("train") is first.kept("train")
 
