@@ -38,7 +38,8 @@ class DecoderConfig:
     block: int | None = 64
     """Queries of a block, neighbours in phi; None: all of an event."""
     window: int | None = 1024
-    """Hits that a block sees, around the full turn; None: all of an event."""
+    """Hits that a block sees, around the full turn; None: all of an event. It must hold the hits from the block's first
+    query to its last, and beyond as far as tracks bend: `hepattn.models.track_targets.TrackLoss.inside` tells."""
     masked: bool = True
     """Masked attention: a query attends where the layer before found its mask; where that is empty, to all it sees."""
     mask_threshold: float = 0.1

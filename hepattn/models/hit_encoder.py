@@ -28,9 +28,6 @@ from hepattn.sequence import Packed
 HitEncoding = Literal["octaves", "none", "hepformer", "periodic", "fourier"]
 """How a model of hits encodes coordinates, see `HitModelConfig.encoding`."""
 
-PRETRAINED = "mu200"
-"""The weights that `pretrained()` takes unless another name is given: those of full size."""
-
 
 @dataclass(frozen=True)
 class HitModelConfig:
@@ -175,6 +172,8 @@ class HitModel(nn.Module):
     KIND: ClassVar[str]
     """First part of the names of its weight files."""
     CONFIG: ClassVar[type[HitModelConfig]]
+    PRETRAINED: ClassVar[str]
+    """Name of the weights that `pretrained()` takes unless another one is given."""
     config: HitModelConfig
 
     def __init__(self, config: HitModelConfig, *, backend: str = "auto") -> None:
@@ -294,14 +293,14 @@ class HitModel(nn.Module):
 
         Args:
             name: NAME of a file data/weights/KIND_NAME.safetensors, KIND being hit_filter or the like; None takes the
-                full-size one
+                largest that there is
             backend: attention kernel
 
         Raises:
             FileNotFoundError: no such weights are there
         """
         folder = data_directory() / "weights"
-        kind, name = cls.KIND, PRETRAINED if name is None else name
+        kind, name = cls.KIND, cls.PRETRAINED if name is None else name
         path = folder / f"{kind}_{name}.safetensors"
         if not path.is_file():
             known = sorted(p.stem.removeprefix(f"{kind}_") for p in folder.glob(f"{kind}_*.safetensors"))

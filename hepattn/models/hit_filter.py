@@ -107,6 +107,7 @@ class HitFilter(HitModel):
 
     KIND = "hit_filter"
     CONFIG = HitFilterConfig
+    PRETRAINED = "mu200"
     config: HitFilterConfig
 
     def __init__(self, config: HitFilterConfig | None = None, *, backend: str = "auto", **changes: Any) -> None:

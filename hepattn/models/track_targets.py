@@ -7,6 +7,7 @@ the least loss.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,6 +101,9 @@ class TrackLoss:
     count: Tensor
     surplus: int
     """Particles that got no query in the last layer, as there were too few."""
+    inside: Tensor
+    """() float32, share of the hits of queries' targets that lie in the windows of their queries: the others can't be
+    found. Without a target 1."""
 
 
 @dataclass(frozen=True)
@@ -213,23 +217,47 @@ def track_loss(
         parts = [one + more for one, more in zip(parts, _layer(seen, truth, number, target, w), strict=True)]
     objects, focal, dice, iou, parameters = parts
     total = torch.stack([first, *parts, routers, count]).sum()
-    return TrackLoss(total, first, objects, focal, dice, iou, parameters, routers, count, surplus)
+    wanted = Wanted.of(seen, truth, targets[-1])
+    inside = wanted.on.sum() / wanted.size.sum() if len(wanted.size) else torch.ones_like(zero)
+    return TrackLoss(total, first, objects, focal, dice, iou, parameters, routers, count, surplus, inside)
+
+
+class Wanted(NamedTuple):
+    """Masks that the queries with a target should have; M of them."""
+
+    query: Tensor
+    """(M,) int64, rows of the packed queries."""
+    particle: Tensor
+    """(M,) int64, their targets."""
+    slot: Tensor
+    """(M,) int64, see `Blocks.slot`."""
+    on: Tensor
+    """(M, W) bool, True = a hit of the target."""
+    valid: Tensor
+    """(M, W) bool, True = a hit, False = filling."""
+    size: Tensor
+    """(M,) int64, hits of the target that the tracker was given."""
+
+    @classmethod
+    def of(cls, seen: Seen, truth: TrackTruth, target: Tensor) -> "Wanted":
+        """From the target (Q,) of each query, as `own_targets` has it."""
+        blocks = seen.decoded.blocks
+        query = (target < len(truth.target) - 1).nonzero(as_tuple=True)[0]
+        particle, slot = target[query], blocks.slot[query]
+        rectangle = slot.div(blocks.shape[1], rounding_mode="floor")
+        valid = blocks.hit_valid[rectangle]
+        on = (truth.particle[blocks.hit][rectangle] == particle[:, None]) & valid
+        return cls(query, particle, slot, on, valid, truth.size[particle])
 
 
 def _layer(seen: Seen, truth: TrackTruth, layer: int, target: Tensor, w: TrackWeights) -> list[Tensor]:
     """Losses after one layer: objects, focal, dice, IoU, parameters."""
-    said, blocks = seen.decoded.predictions[layer], seen.decoded.blocks
-    none = len(truth.target) - 1
-    positive = (target < none).nonzero(as_tuple=True)[0]
-    mine = target[positive]
-    slot = blocks.slot[positive]
-    rectangle = slot.div(blocks.shape[1], rounding_mode="floor")
-    logits = said.masks.flatten(0, 1)[slot]
-    on = truth.particle[blocks.hit][rectangle] == mine[:, None]
-    valid, size = blocks.hit_valid[rectangle], truth.size[mine]
+    said, wanted = seen.decoded.predictions[layer], Wanted.of(seen, truth, target)
+    positive, on, valid, size = wanted.query, wanted.on, wanted.valid, wanted.size
+    logits = said.masks.flatten(0, 1)[wanted.slot]
     number = max(1, len(positive))
     losses = [
-        w.object * object_loss(said.objects, target < none, w.null_weight),
+        w.object * object_loss(said.objects, target < len(truth.target) - 1, w.null_weight),
         w.focal * mask_focal(logits, on, valid, size, w.gamma).sum() / number,
         w.dice * mask_dice(logits, on, valid, size).sum() / number,
     ]
@@ -239,5 +267,5 @@ def _layer(seen: Seen, truth: TrackTruth, layer: int, target: Tensor, w: TrackWe
         losses[-1] = w.iou * iou_loss(said.iou[positive], logits, on, valid, size).sum() / number
     losses.append(nothing)
     if said.parameters is not None and w.parameters:
-        losses[-1] = w.parameters * parameter_loss(said.parameters[positive], truth.parameters[mine]).total
+        losses[-1] = w.parameters * parameter_loss(said.parameters[positive], truth.parameters[wanted.particle]).total
     return losses

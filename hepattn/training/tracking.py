@@ -117,6 +117,7 @@ class TrackerModule(TrainingModule):
         self.log_dict(parts, batch_size=events)
         numbers = {"queries": len(seen.place) / events, "dropped": seen.dropped, "surplus": loss.surplus}
         self.log_dict({name: float(number) for name, number in numbers.items()}, batch_size=events)
+        self.log("inside", loss.inside, batch_size=events)
         self.log("loss", loss.total, prog_bar=True, batch_size=events)
         return loss.total
 

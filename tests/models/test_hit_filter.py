@@ -115,8 +115,11 @@ def test_a_filter_encodes_as_its_setting_says(kind, tmp_path):
     assert isinstance(eta, Sinusoidal if kind == "periodic" else kinds.get(kind, type(None)))
     assert net.encoding(torch.rand(3, 4)).shape == (3, 0 if kind == "none" else 30)
     if kind == "hepformer":
+        assert isinstance(phi, Sinusoidal)
         assert torch.equal(phi.omega, Sinusoidal.hepformer(14).omega)
     if kind == "fourier":
+        assert isinstance(eta, RandomFourier)
+        assert isinstance(r, RandomFourier)
         assert not torch.equal(eta.B[:, :3], r.B)
     again = HitFilter.load(net.save(tmp_path / "net.safetensors"))
     assert again.config.encoding == kind
@@ -143,7 +146,7 @@ def test_weights_without_the_setting_are_octaves():
 
 def test_an_unknown_encoding_of_hits_is_refused():
     with pytest.raises(ValueError, match="encoding is one of octaves, none, hepformer, periodic, fourier, not"):
-        HitFilterConfig(encoding="rotary")
+        HitFilterConfig(encoding="rotary")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="they differ in encoding; make"):
         model(encoding="none").take_encoder(model())
 

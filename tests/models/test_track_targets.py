@@ -124,6 +124,14 @@ def test_the_loss_against_a_loop_over_queries_and_layers():
     assert np.isclose(float(found.objects.detach()), objects, rtol=1e-5)
     parts = [getattr(found, name) for name in ("first_hit", "objects", "focal", "dice", "iou", "parameters")]
     assert np.isclose(float(found.total.detach()), sum(float(part.detach()) for part in parts), rtol=1e-5)
+    seen_hits, all_hits = 0, 0
+    for g, k in blocks.query_valid.nonzero().tolist():
+        particle = int(target[blocks.query[g, k]])
+        if particle < none:
+            seen_hits += int((truth.particle[blocks.hit[g]] == particle)[blocks.hit_valid[g]].sum())
+            all_hits += int((truth.particle == particle).sum())
+    assert 0 < seen_hits < all_hits  # the window is too small for this event
+    assert np.isclose(float(found.inside), seen_hits / all_hits)
     assert float(found.iou.detach()) > 0
     assert float(found.parameters.detach()) > 0
 
