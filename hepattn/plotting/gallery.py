@@ -27,6 +27,7 @@ from hepattn.metrics.by_particle import JudgedEvents, Quantity
 from hepattn.metrics.track_matching import KINDS
 from hepattn.metrics.tracks import FoundTracks
 from hepattn.models.hit_filter import HitFilter
+from hepattn.models.maskformer import MaskFormer
 from hepattn.plotting import style
 from hepattn.plotting.attention_numbers import change, preference
 from hepattn.plotting.attention_panels import MapPanel
@@ -37,6 +38,8 @@ from hepattn.plotting.events import View, attended, event
 from hepattn.plotting.masks import blocks, mask
 from hepattn.plotting.ordering import WINDOWS, BlockMapPanel
 from hepattn.plotting.performance import kept, scores
+from hepattn.plotting.query_numbers import assigned, costs, decode
+from hepattn.plotting.query_panels import CostPanel, HitMapPanel, Part
 from hepattn.plotting.tracks import found_tracks
 
 IMAGES = Path(__file__).resolve().parents[2] / "notebooks" / "images"
@@ -230,6 +233,23 @@ def hit_filter_performance() -> Figure:
     return figure
 
 
+def maskformer() -> Figure:
+    """Thumbnail 11: costs of matching queries to particles with the assignment, and masks after the last layer."""
+    figure, (matching, last) = small(2, ratios=[1.0, 1.4])
+    of = decode(MaskFormer.pretrained("sample"), sample_event(index=211))
+    cost = CostPanel(matching)
+    values = costs(of)
+    cost.show(of, values, assigned(values))
+    cost.own.set_visible(False)
+    cost.matched.set(markersize=2.5, markeredgewidth=0.7)
+    masks_of = HitMapPanel(last)
+    masks_of.show(of, of.mask(-1), Part(of, len(of.place) // 2))
+    masks_of.stands.set_visible(False)
+    for panel in (matching, last):
+        panel.set_axis_off()
+    return figure
+
+
 def tracking_metrics() -> Figure:
     """Thumbnail 12: tracks of a toy as rows of hits, each with its three verdicts, and tracks along the beam."""
     figure, (rows, along) = small(2, ratios=[1.35, 1.0])
@@ -277,6 +297,7 @@ THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "07": ordering,
     "08": train_hit_filter,
     "09": hit_filter_performance,
+    "11": maskformer,
     "12": tracking_metrics,
 }
 """Number of a finished notebook -> what draws its thumbnail."""
