@@ -5,7 +5,7 @@ events. It is block-local by default: queries stand in phi order among the hits,
 of hits around it (see `Blocks`). With `block=None, window=None` it is the dense decoder.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import torch
@@ -18,7 +18,7 @@ from hepattn.layers.dense import ACTIVATIONS, GATED
 from hepattn.masks import Dense, Mask, Strided
 from hepattn.models.blocks import Blocks
 from hepattn.models.encoder_config import NormKind
-from hepattn.models.settings import check_types
+from hepattn.models.settings import check_names, check_types
 from hepattn.models.track_losses import PARAMETERS, ParameterScale
 from hepattn.sequence import Layout
 
@@ -102,9 +102,7 @@ class DecoderConfig:
         Raises:
             ValueError: one of them is unknown; the others are named.
         """
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(settings) - set(known)):
-            raise ValueError(f"Decoder has no setting {', '.join(unknown)}: it knows {', '.join(known)}.")
+        check_names("Decoder", cls, settings)
         return cls(**settings)
 
     def __str__(self) -> str:

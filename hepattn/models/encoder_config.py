@@ -1,10 +1,10 @@
 """Every setting of an encoder in one place: checked together, printed, saved with weights, written as YAML."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from hepattn.layers.dense import ACTIVATIONS, GATED
-from hepattn.models.settings import check_types
+from hepattn.models.settings import check_names, check_types
 
 NormKind = Literal["rms", "layer"]
 
@@ -114,9 +114,7 @@ class EncoderConfig:
         Raises:
             ValueError: one of them is unknown; the others are named.
         """
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(settings) - set(known)):
-            raise ValueError(f"Encoder has no setting {', '.join(unknown)}: it knows {', '.join(known)}.")
+        check_names("Encoder", cls, settings)
         return cls(**settings)
 
     def changed(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["check_types"]
+__all__ = ["check_names", "check_types"]
 
 
 def check_types(owner: str, settings: Any) -> None:
@@ -26,6 +26,17 @@ def check_types(owner: str, settings: Any) -> None:
         value = getattr(settings, one.name)
         if not _fits(value, hints[one.name]):
             raise ValueError(f"{owner} got {one.name}={value!r}, expected {_words(hints[one.name])}.")
+
+
+def check_names(owner: str, kind: type, settings: dict[str, Any]) -> None:
+    """Refuses settings that the dataclass `kind` has no field for.
+
+    Raises:
+        ValueError: naming them, and those that there are
+    """
+    known = [one.name for one in fields(kind)]
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"{owner} has no setting {', '.join(unknown)}: it knows {', '.join(known)}.")
 
 
 def _fits(value: Any, hint: Any) -> bool:

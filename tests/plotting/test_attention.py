@@ -107,7 +107,7 @@ def test_an_encoding_of_queries_or_of_keys_alone(event):
     assert torch.equal(sides["none"].k, without.k)
     assert not torch.equal(sides["both"].q, without.q)
     with pytest.raises(ValueError, match="encoded is one of both, queries, keys, none, not 'values'"):
-        layer_pattern(event, encoded="values")
+        layer_pattern(event, encoded="values")  # type: ignore[arg-type]
 
 
 def test_a_map_has_a_row_a_query_with_its_angle(event):

@@ -275,6 +275,7 @@ def test_the_pattern_of_a_mask_decoder(event):
     assert np.array_equal(pattern.query_phi, pattern.key_phi[place])
     rows = pattern.rows(range(len(place)))
     assert torch.allclose(rows.sum(dim=1), torch.ones(len(place)), atol=1e-5)
+    assert call.mask is not None
     allowed = call.mask.dense(len(place), n)
     assert (call.layout.batch, call.kv_layout.batch) == (1, 1)
     assert not allowed.all()

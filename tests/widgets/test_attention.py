@@ -116,7 +116,7 @@ def test_queries_at_given_angles_and_encodings_on_either_side(events):
     explorer.hit = 0.37
     assert explorer.row() == 2
     assert shown(explorer.maps[0]).shape == (3, 64)
-    assert list(explorer.maps[1].line.get_ydata()) == [2, 2]
+    assert np.asarray(explorer.maps[1].line.get_ydata()).tolist() == [2, 2]
     seen = {explorer.sides: shown(explorer.maps[1]).copy()}
     for sides in ("queries", "keys", "none"):
         explorer.sides = sides
