@@ -1,5 +1,7 @@
 """Every kernel against the dense reference in float64: values, log-sum-exp and gradients."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -268,6 +270,28 @@ def test_flex_on_a_cpu_takes_dense_masks_of_several_events_a_bias_and_cross_atte
         outcome = run(Cell("flex", "float32", mask, layout, bias, "cpu", gradients=False))
         assert not outcome.refusal
         assert outcome.worst <= 1
+
+
+@pytest.mark.slow
+def test_flex_on_a_cpu_compiles_in_vain_once_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch generates C++ that does not compile for any length, each length has a kernel of its own."""
+    if reason := flex.missing("cpu"):
+        pytest.skip(reason)
+    tried: list[bool] = []
+    compiled = flex._compiled
+
+    def spied(*, dynamic: bool) -> Any:
+        tried.append(dynamic)
+        return compiled(dynamic=dynamic)
+
+    monkeypatch.setattr(flex, "_compiled", spied)
+    monkeypatch.setattr(flex, "STATIC_KINDS", set())
+    mask = Window(16, wrap=True) | GlobalTokens([2, 5, 11])
+    for length in (50, 70):
+        q = torch.randn(length, 2, 32)
+        out = attend(q, q, q, mask=mask, backend="flex")
+        assert torch.allclose(out, attend(q, q, q, mask=mask, backend="sdpa"), atol=1e-5)
+    assert tried in ([True, False, False], [True, True])  # the second where torch has mended it
 
 
 @pytest.mark.parametrize("length", [8, 24, 40, 88, 264])

@@ -1,7 +1,8 @@
 """`flex`: torch's FlexAttention, compiled once with dynamic shapes. Does every mask; on a CPU forward only.
 
 Each kind of mask needs two graphs for all lengths: one block of 128 tokens or fewer is a graph of its own (so is one
-token). On a CPU the events of a batch are run one by one, by the same graphs.
+token). On a CPU the events of a batch are run one by one, by the same graphs; a mask of many numbers, such as a window
+with three global tokens, takes a kernel a length there.
 
 The compiled callable is kept, and more graphs than torch allows are an error: dynamo would otherwise run
 FlexAttention eagerly in silence, with an N x N matrix.
@@ -22,6 +23,8 @@ from hepattn.attention.backends.base import Call, constant
 from hepattn.attention.bias import ScoreMod
 from hepattn.masks.base import Mask
 from hepattn.masks.blocks import block_mask
+from hepattn.masks.compose import Both, Either
+from hepattn.masks.tokens import GlobalTokens
 from hepattn.sequence import Layout
 
 __all__ = ["refusal", "run"]
@@ -32,6 +35,9 @@ GRAPHS = 64
 WIDER = 32
 """Channels to which heads of 16 are filled with zeros on a CPU, which changes no score: for such heads torch 2.13 reads
 memory that nobody wrote, in sequences of 8, 24, 40 ... tokens."""
+STATIC_KINDS: set[str] = set()
+"""Kinds of masks found to need a kernel a length on a CPU. torch 2.13 replaces the names of two sizes in the C++ that it
+generates, also where they begin another name (ks1 in ks10): with ten sizes, a mask's numbers among them, none compiles."""
 
 
 @cache
@@ -68,18 +74,31 @@ def refusal(call: Call) -> str | None:
 
 
 @cache
-def _compiled() -> Any:
-    return torch.compile(flex_attention, fullgraph=True, dynamic=True)
+def _compiled(*, dynamic: bool = True) -> Any:
+    return torch.compile(flex_attention, fullgraph=True, dynamic=dynamic)
+
+
+def _kind(mask: Mask | None) -> str:
+    if isinstance(mask, Both | Either):
+        return f"{type(mask).__name__}({_kind(mask.left)}, {_kind(mask.right)})"
+    return f"{type(mask).__name__}{len(mask.indices) if isinstance(mask, GlobalTokens) else ''}"
 
 
 def _run_compiled(call: Call, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Any:
-    """One kernel for all lengths."""
+    """One kernel for all lengths, or where that does not compile (`_static_kinds`) one a length."""
     from torch._dynamo.exc import FailOnRecompileLimitHit  # slow to import
+    from torch._inductor.exc import InductorError
 
+    on_cpu, kind = call.q.device.type == "cpu", f"{_kind(call.mask)}, {call.bias is not None}"
     limits: dict[str, Any] = {"recompile_limit": GRAPHS, "fail_on_recompile_limit_hit": True}
     with torch._dynamo.config.patch(limits):  # noqa: SLF001  (the documented switch lives there)
         try:
-            return _compiled()(q, k, v, **options)
+            return _compiled(dynamic=kind not in STATIC_KINDS)(q, k, v, **options)
+        except InductorError:
+            if not on_cpu or kind in STATIC_KINDS:
+                raise
+            STATIC_KINDS.add(kind)  # a compile that fails takes as long as one that does not
+            return _compiled(dynamic=False)(q, k, v, **options)
         except FailOnRecompileLimitHit as error:
             raise RuntimeError(
                 f"flex has compiled {GRAPHS} kernels in this process and would compile another for {call.mask!r} on "
