@@ -95,6 +95,12 @@ class Mask(ABC):
         j = torch.arange(n_k, device=device)[None, :]
         return self.allowed(i, j, Place(queries, n_k, event)).expand(queries, n_k)
 
+    def rows(self, some: slice, place: Place, device: torch.device | str) -> Tensor:
+        """`(rows, keys)` bool of queries `start ... stop` of an event, for reading only; `place` holds integers."""
+        i = torch.arange(some.start, some.stop, device=device)[:, None]
+        j = torch.arange(int(place.keys), device=device)[None, :]
+        return self.allowed(i, j, place).expand(len(i), j.shape[1])
+
     def draw(self, queries: int, keys: int | None = None) -> str:
         """Rows of 1 (may attend) and 0, one row a query."""
         return "\n".join(" ".join(str(int(one)) for one in row) for row in self.dense(queries, keys).tolist())

@@ -52,6 +52,10 @@ class Both(_Pair):
         return self.left.allowed(query, key, place) & self.right.allowed(query, key, place)
 
     @override
+    def rows(self, some: slice, place: Place, device: torch.device | str) -> Tensor:
+        return self.left.rows(some, place, device) & self.right.rows(some, place, device)
+
+    @override
     def relate(self, query: Span, key: Span, place: Place) -> tuple[Tensor, Tensor]:
         some, every = self.left.relate(query, key, place)
         other_some, other_every = self.right.relate(query, key, place)
@@ -65,6 +69,10 @@ class Either(_Pair):
     @override
     def allowed(self, query: Tensor, key: Tensor, place: Place) -> Tensor:
         return self.left.allowed(query, key, place) | self.right.allowed(query, key, place)
+
+    @override
+    def rows(self, some: slice, place: Place, device: torch.device | str) -> Tensor:
+        return self.left.rows(some, place, device) | self.right.rows(some, place, device)
 
     @override
     def relate(self, query: Span, key: Span, place: Place) -> tuple[Tensor, Tensor]:

@@ -107,6 +107,11 @@ class Dense(Mask):
         return self._flat[index.clamp(0, self._flat.shape[0] - 1)]  # a key outside of the event is no key: any answer
 
     @override
+    def rows(self, some: slice, place: Place, device: torch.device | str) -> Tensor:
+        """A view: looking pairs up one by one would take 8 bytes for each."""
+        return self.tensors[int(place.event)][some].to(device)
+
+    @override
     def relate(self, query: Span, key: Span, place: Place) -> tuple[Tensor, Tensor]:
         """Reads every pair once, a run of queries at a time; a traced graph, which knows no run, is cautious."""
         shape = (query.first.shape[0], key.first.shape[1])

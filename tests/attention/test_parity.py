@@ -8,9 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hepattn.attention import DistanceBias, KernelRefusal, attend
-from hepattn.attention.backends import flash, flex
+from hepattn.attention.backends import flash, flex, sdpa
 from hepattn.attention.backends.base import Call
 from hepattn.attention.backends.local import local_attention
+from hepattn.attention.backends.sparse import pair_share
 from hepattn.attention.functional import make_call
 from hepattn.attention.reference import attend_reference
 from hepattn.masks import Dense, GlobalTokens, Strided, Window
@@ -327,10 +328,61 @@ def test_cross_attention_of_several_events() -> None:
 
 
 def test_long_events_are_done_in_runs_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hepattn.attention.backends import sdpa
-
     monkeypatch.setattr(sdpa, "PAIRS_AT_ONCE", 500)
     compare(Case([90, 20], 2, 8, Window(8) | GlobalTokens([3]), 0), torch.float64, "sdpa")
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["dense", "no mask"])
+@pytest.mark.parametrize("return_lse", [True, False])
+def test_large_events_keep_no_pairs_for_a_gradient(
+    return_lse: bool, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor more than `PAIRS_AT_ONCE` at any time; values, log-sum-exp and all gradients are the reference's."""
+    monkeypatch.setattr(sdpa, "PAIRS_AT_ONCE", 500)
+    sizes: list[int] = []
+    rows = Dense.rows
+
+    def counted(*given: Any) -> torch.Tensor:
+        found = rows(*given)
+        sizes.append(found.numel())
+        return found
+
+    monkeypatch.setattr(Dense, "rows", counted)
+    lengths, kv_lengths = [30, 20, 4], [60, 45, 0]
+    q, k, v = leaves = [
+        torch.randn(sum(n), 2, 4, dtype=torch.float64, requires_grad=True) for n in (lengths, kv_lengths, kv_lengths)
+    ]
+    pairs = [torch.rand(n, m) > 0.7 for n, m in zip(lengths, kv_lengths, strict=True)]
+    pairs[0][3] = False
+    given: dict[str, Any] = {"mask": Dense(pairs) if masked else None, "lengths": lengths, "kv_lengths": kv_lengths}
+    outs: tuple[torch.Tensor, ...]
+    kept: list[int] = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        if return_lse:
+            outs = attend(q, k, v, **given, backend="sdpa", return_lse=True)
+        else:
+            outs = (attend(q, k, v, **given, backend="sdpa"),)
+    exact = attend_reference(q, k, v, **given)[: len(outs)]
+    assert all(torch.allclose(one.double(), other, atol=1e-5) for one, other in zip(outs, exact, strict=True))
+    assert not sizes or max(sizes) <= 500
+    assert max(kept) <= 60 * 2 * 4  # q, k, v, outputs, rows; an event's pairs would be 1,800
+    losses = [torch.stack([one[one.isfinite()].square().sum() for one in some]).sum() for some in (outs, exact)]
+    grads = [torch.autograd.grad(loss, leaves) for loss in losses]
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*grads, strict=True))
+
+
+def test_a_full_mask_of_several_events_is_not_gathered_block_by_block() -> None:
+    """Blocks of different events are never looked at, and count for nothing."""
+    q, k = torch.zeros(300, 1, 8), torch.zeros(3000, 1, 8)
+    given: dict[str, Any] = {"lengths": [100] * 3, "kv_lengths": [1000] * 3, "scale": None}
+    full = Dense([torch.ones(100, 1000, dtype=torch.bool)] * 3)
+    assert pair_share(make_call(q, k, k, full, **given)) >= 1
+    assert pair_share(make_call(q, k, k, Strided(20), **given)) < sdpa.DENSE_FROM
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import BlockMask
 
 from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
+from hepattn.masks.base import Place
 from hepattn.masks.blocks import block_mask, block_relation
 from hepattn.sequence import Layout
 
@@ -180,6 +181,13 @@ def test_dense_of_a_batch() -> None:
     masks = (torch.rand(3, 4) > 0.5, torch.rand(2, 5) > 0.5)
     queries, keys = Layout.of([3, 2], "cpu"), Layout.of([4, 5], "cpu")
     check_blocks(Dense(masks), queries, keys, 4)
+
+
+@pytest.mark.parametrize("some", [slice(0, 6), slice(2, 5), slice(6, 6)], ids=str)
+def test_rows_are_those_of_all_queries(some: slice) -> None:
+    drawn = Dense([torch.rand(3, 4) > 0.5, torch.rand(6, 8) > 0.5])
+    for mask in (drawn, Strided(3, wrap=True), Strided(5) & drawn, drawn | Strided(2)):
+        assert torch.equal(mask.rows(some, Place(6, 8, 1), "cpu"), mask.dense(6, 8, event=1)[some])
 
 
 def test_the_mask_of_one_event_of_a_batch() -> None:

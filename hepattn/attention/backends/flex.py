@@ -36,8 +36,9 @@ WIDER = 32
 """Channels to which heads of 16 are filled with zeros on a CPU, which changes no score: for such heads torch 2.13 reads
 memory that nobody wrote, in sequences of 8, 24, 40 ... tokens."""
 STATIC_KINDS: set[str] = set()
-"""Kinds of masks found to need a kernel a length on a CPU. torch 2.13 replaces the names of two sizes in the C++ that it
-generates, also where they begin another name (ks1 in ks10): with ten sizes, a mask's numbers among them, none compiles."""
+"""Kinds of masks found to need a kernel a length on a CPU. torch 2.13 replaces the names of two sizes in the C++ that
+it generates, also where they begin another name (ks1 in ks10): with ten sizes, numbers of the mask among them, what it
+generates for all lengths does not compile."""
 
 
 @cache

@@ -1,23 +1,25 @@
 """`sdpa`: torch's scaled_dot_product_attention. Does every mask on every device, block by block where that saves."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from hepattn.attention.backends.base import Call, zero_of
 from hepattn.attention.backends.local import local_attention
 from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
-from hepattn.attention.backends.sparse import block_share, sparse_attention
-from hepattn.attention.reference import allowed_pairs
-from hepattn.masks.base import MaskMod
+from hepattn.attention.backends.sparse import pair_share, sparse_attention
+from hepattn.masks.base import MaskMod, Place
 from hepattn.masks.dense import Dense
 from hepattn.masks.window import Window
 
 __all__ = ["refusal", "run"]
 
-PAIRS_AT_ONCE = 1 << 25  # bool pairs of a mask that are held at one time
+PAIRS_AT_ONCE = 1 << 25  # bool pairs of a mask, or scores for a log-sum-exp, that are held at one time
 PAIRS_IN_A_GRAPH = 1 << 28  # the same in a traced graph, which can't go by runs of queries: more are refused
-DENSE_FROM = 0.5  # from this share of needed blocks on, gathering them costs more than it saves
+DENSE_FROM = 0.5  # from this share of its events' pairs on, gathering blocks costs more than it saves
 
 
 def refusal(call: Call) -> str | None:
@@ -39,15 +41,16 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
         return local_attention(call)
     if call.bias is None and not call.return_lse and (alike := _alike(call)):
         return _batch(call, *alike), None
-    if call.bias is not None or (call.mask is not None and block_share(call) < DENSE_FROM):
+    if call.bias is not None or (call.mask is not None and pair_share(call) < DENSE_FROM):
         return sparse_attention(call)
+    total = sum(n * m for n, m in zip(call.queries.host_lengths, call.keys.host_lengths, strict=True))
     if call.queries.batch == 1:
-        return _event(call, call.q, call.k, call.v, 0)
+        return _event(call, call.q, call.k, call.v, 0, total)
     outs, lses = [], []
     k_parts = call.k.split(call.keys.host_lengths)
     v_parts = call.v.split(call.keys.host_lengths)
     for event, q in enumerate(call.q.split(call.queries.host_lengths)):
-        out, lse = _event(call, q, k_parts[event], v_parts[event], event)
+        out, lse = _event(call, q, k_parts[event], v_parts[event], event, total)
         outs.append(out)
         lses.append(lse)
     whole = [lse for lse in lses if lse is not None]
@@ -132,20 +135,47 @@ def _windowed(call: Call) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-def _event(call: Call, q: Tensor, k: Tensor, v: Tensor, event: int) -> tuple[Tensor, Tensor | None]:
-    """One event, in runs of queries whose mask is of bounded size."""
-    if call.mask is None or not len(k):
+def _event(call: Call, q: Tensor, k: Tensor, v: Tensor, event: int, total: int) -> tuple[Tensor, Tensor | None]:
+    """One event, in runs of queries whose mask and, for a log-sum-exp, scores are of bounded size.
+
+    `total`: pairs of all events of the batch. Where they are too many to be kept for a gradient, each run is computed
+    once more for it.
+    """
+    if not len(q) or not len(k):
         return _rows(call, q, k, v, None)
-    step = max(1, PAIRS_AT_ONCE // len(k))
-    if step >= len(q):
-        return _rows(call, q, k, v, allowed_pairs(call.mask, len(q), len(k), event, q.device))
+    place, heads = Place(len(q), len(k), event), q.shape[1]
+
+    def pairs(rows: slice) -> Tensor | None:
+        return None if call.mask is None else call.mask.rows(rows, place, q.device)
+
+    def values(rows: slice, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return _values(call, q, k, v, pairs(rows))
+
+    def sums(rows: slice, q: Tensor, k: Tensor) -> Tensor:
+        return _sums(call, q, k, pairs(rows))
+
+    out = _by_runs(values, q, (k, v), len(k) * (call.mask is not None), again=call.needs_grad and total > PAIRS_AT_ONCE)
+    if not call.return_lse:
+        return out, None
+    again = call.needs_grad and heads * total > PAIRS_AT_ONCE
+    return out, _by_runs(sums, q, (k,), heads * len(k), again=again)
+
+
+def _by_runs(work: Callable[..., Tensor], q: Tensor, others: tuple[Tensor, ...], width: int, *, again: bool) -> Tensor:
+    """`work(rows, q[rows], *others)` of runs of queries, one below the other; `width`: numbers that each query takes.
+
+    `again`: it is done once more for a gradient, until when nothing is kept of it but its arguments.
+    """
+    step = max(1, PAIRS_AT_ONCE // width) if width else len(q)
     parts = []
     for first in range(0, len(q), step):
-        rows = torch.arange(first, min(first + step, len(q)), device=q.device)
-        pairs = allowed_pairs(call.mask, len(q), len(k), event, q.device, rows=rows)
-        parts.append(_rows(call, q[rows], k, v, pairs))
-    lses = [lse for _, lse in parts if lse is not None]
-    return torch.cat([out for out, _ in parts]), torch.cat(lses) if call.return_lse else None
+        rows = slice(first, min(first + step, len(q)))
+        if again and width:
+            part = checkpoint(work, rows, q[rows], *others, use_reentrant=False, preserve_rng_state=False)
+        else:
+            part = work(rows, q[rows], *others)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _rows(
@@ -158,26 +188,30 @@ def _rows(
     if not len(k) or not len(q):
         zeros = q.new_zeros(len(q), q.shape[1], v.shape[-1]) + zero_of(q, k, v)
         return zeros, torch.full(q.shape[:2], -torch.inf, device=q.device) if call.return_lse else None
+    return _values(call, q, k, v, pairs, added), _sums(call, q, k, pairs, added) if call.return_lse else None
+
+
+def _values(call: Call, q: Tensor, k: Tensor, v: Tensor, pairs: Tensor | None, added: Tensor | None = None) -> Tensor:
     heads = (q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None])
     if pairs is None:
-        out = scaled_dot_product_attention(*heads, scale=call.scale)
-    else:
-        empty = ~pairs.any(1, keepdim=True)
-        mask = (pairs | empty)[None, None]  # an empty row must not meet the softmax
-        if added is not None:
-            mask = added[None].to(q.dtype).masked_fill(~mask, -torch.inf)
-        out = scaled_dot_product_attention(*heads, attn_mask=mask, scale=call.scale)
-        out = out.masked_fill(empty, 0)
-    out = out[0].transpose(0, 1)
-    if not call.return_lse:
-        return out, None
+        return scaled_dot_product_attention(*heads, scale=call.scale)[0].transpose(0, 1)
+    empty = ~pairs.any(1, keepdim=True)
+    mask = (pairs | empty)[None, None]  # an empty row must not meet the softmax
+    if added is not None:
+        mask = added[None].to(q.dtype).masked_fill(~mask, -torch.inf)
+    out = scaled_dot_product_attention(*heads, attn_mask=mask, scale=call.scale)
+    return out.masked_fill(empty, 0)[0].transpose(0, 1)
+
+
+def _sums(call: Call, q: Tensor, k: Tensor, pairs: Tensor | None, added: Tensor | None = None) -> Tensor:
+    """The log-sum-exp `(n, H)`, float32."""
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = torch.einsum("qhd,khd->qhk", q.to(wide), k.to(wide)) * call.scale
     if added is not None:
         scores = scores + added.transpose(0, 1)
     if pairs is not None:
         scores = scores.masked_fill(~pairs[:, None], -torch.inf)
-    return out, _logsumexp(scores).float()
+    return _logsumexp(scores).float()
 
 
 def _logsumexp(scores: Tensor) -> Tensor:

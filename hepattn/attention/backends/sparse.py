@@ -18,7 +18,7 @@ from hepattn.masks.base import MaskMod
 from hepattn.masks.blocks import block_relation
 from hepattn.sequence import Layout
 
-__all__ = ["Tile", "block_share", "sparse_attention", "tiles"]
+__all__ = ["Tile", "pair_share", "sparse_attention", "tiles"]
 
 PAIRS_AT_ONCE = 1 << 22
 
@@ -58,9 +58,12 @@ def _needed(call: Call, sizes: tuple[int, int]) -> Tensor:
     )
 
 
-def block_share(call: Call) -> float:
-    """The share of blocks that a call needs, from 0 to 1."""
-    return float(_needed(call, _sizes(call)).float().mean())
+def pair_share(call: Call) -> float:
+    """Pairs that a call looks at block by block, as a share of all pairs inside its events; above 1 in short events."""
+    sizes = _sizes(call)
+    looked_at = int(_needed(call, sizes).sum()) * sizes[0] * sizes[1]
+    every = sum(n * m for n, m in zip(call.queries.host_lengths, call.keys.host_lengths, strict=True))
+    return looked_at / max(every, 1)
 
 
 def _groups(needed: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
