@@ -20,6 +20,8 @@ from hepattn.sequence import Lengths
 __all__ = ["TopWeights", "attention_image", "attention_top", "attention_weights"]
 
 LARGEST = 1 << 28  # weights held at one time (1 GiB of float32)
+AT_ONCE = 1 << 22  # weights of a tile, more of which no longer fit into a CPU's cache
+FEW_BINS = 32  # up to so many bins, as in keys ordered by their bin, a product with 0 and 1 is faster than adding up
 
 
 def attention_weights(
@@ -46,7 +48,8 @@ def attention_weights(
         scale: factor on the scores, `D ** -0.5` by default.
 
     Returns:
-        Rows sum to one, or to zero for a query that may attend to nothing.
+        Rows sum to one, or to zero for a query that may attend to nothing. A NaN in q, or in a key that a query may
+        attend to, is a NaN in its row.
 
     Raises:
         ValueError: more than 2^28 weights were asked for (choose rows), or a row does not exist.
@@ -74,7 +77,7 @@ def attention_weights(
         scores = torch.einsum("qhd,khd->hqk", q[chosen[here]].float(), keys) * call.scale
         if bias is not None:
             scores = scores + bias.added(local[:, None], torch.arange(n_k, device=q.device)[None, :], n_q)
-        found = scores.masked_fill(~pairs, -torch.inf).softmax(-1).nan_to_num(0.0)
+        found = _softmax(scores.masked_fill(~pairs, -torch.inf), ~pairs.any(-1, keepdim=True))
         weights[:, here, start : start + n_k] = found.to(weights.dtype)
     return weights
 
@@ -160,13 +163,28 @@ def attention_image(
     call = make_call(q, k, k, mask, lengths, kv_lengths, scale, bias=bias)
     rows, columns = (_bins(b, len(x), name) for b, x, name in ((query_bin, q, "query_bin"), (key_bin, k, "key_bin")))
     n_rows, n_columns = (int(b.max()) + 1 if len(b) else 0 for b in (rows, columns))
-    image = torch.zeros(n_rows, q.shape[1], n_columns, dtype=torch.float64, device=q.device)
+    heads = q.shape[1]
+    image = torch.zeros(n_rows * heads * n_columns, dtype=torch.float64, device=q.device)
+    head = torch.arange(heads, device=q.device)[:, None, None]
     for tile, weights in _tile_weights(call):
-        by_key = weights.new_zeros(*weights.shape[:3], n_columns)
-        column = columns[tile.keys][:, None, None, :].expand(weights.shape)
-        by_key = by_key.scatter_add(3, column, weights).transpose(1, 2).flatten(0, 1)  # (R n, H, K)
-        image = image.index_add(0, rows[tile.queries].flatten(), by_key.double())
-    return image.transpose(0, 1)
+        column = columns[tile.keys]
+        first = column.amin(1, keepdim=True)
+        count = int((column - first).max()) + 1  # bins that the keys of a row of blocks lie in
+        first = first.clamp(max=n_columns - count)
+        by_key = _by_bin(weights, column - first, count)
+        row = (rows[tile.queries][:, None, :, None] * heads + head) * n_columns
+        places = row + first[:, :, None, None] + torch.arange(count, device=q.device)
+        image = image.index_add(0, places.flatten(), by_key.flatten().double())
+    return image.view(n_rows, heads, n_columns).transpose(0, 1)
+
+
+def _by_bin(weights: Tensor, bins: Tensor, count: int) -> Tensor:
+    """Weights (R, H, n, m) summed over the keys in each of `count` bins (R, m): (R, H, n, count)."""
+    if count > FEW_BINS:
+        index = bins[:, None, None, :].expand(weights.shape)
+        return weights.new_zeros(*weights.shape[:3], count).scatter_add(3, index, weights)
+    hot = torch.nn.functional.one_hot(bins, count).to(weights.dtype)
+    return (weights.flatten(1, 2) @ hot).unflatten(1, weights.shape[1:3])
 
 
 def _bins(bins: Tensor, count: int, name: str) -> Tensor:
@@ -179,5 +197,12 @@ def _bins(bins: Tensor, count: int, name: str) -> Tensor:
 
 def _tile_weights(call: Call) -> Iterator[tuple[Tile, Tensor]]:
     """Each tile with its weights (R, H, n, m) in float32; all keys of a query are in one tile, so rows sum to one."""
-    for tile in tiles(call):
-        yield tile, tile_scores(call, tile).softmax(-1).nan_to_num(0.0).float()
+    for tile in tiles(call, pairs_at_once=AT_ONCE // call.q.shape[1]):
+        empty = ~tile.pairs.any(-1, keepdim=True)[:, None]
+        yield tile, _softmax(tile_scores(call, tile), empty).float()
+
+
+def _softmax(scores: Tensor, empty: Tensor) -> Tensor:
+    """Over the last dimension; zeros in rows that are empty. A NaN among the scores stays one: it is no empty row."""
+    weights = scores.softmax(-1)
+    return weights.masked_fill(empty, 0) if bool(empty.any()) else weights

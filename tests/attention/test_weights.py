@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 
 from hepattn.attention import attend, attention_image, attention_top, attention_weights
-from hepattn.masks import Window
+from hepattn.attention import weights as weights_module
+from hepattn.masks import Dense, Window
 from tests.attention.cases import CASES, Case
 
 
@@ -46,14 +47,42 @@ def test_the_largest_are_those_of_the_whole(case: Case) -> None:
     assert torch.allclose(named, top.weights, atol=1e-6)
 
 
+@pytest.mark.parametrize("few", [0, 2, 32])
 @given(CASES)
-def test_the_image_is_the_whole_map_in_bins(case: Case) -> None:
+def test_the_image_is_the_whole_map_in_bins(few: int, case: Case) -> None:
+    """Added up one by one, or where keys lie in few bins, by a product."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(weights_module, "FEW_BINS", few)
+        check_image(case)
+
+
+def check_image(case: Case) -> None:
     q, k, _, _ = case.tensors(torch.float32)
     whole = attention_weights(q, k, mask=case.mask, lengths=case.lengths).double()
     rows, columns = torch.arange(len(q)) % 7, torch.arange(len(q)) % 4
     image = attention_image(q, k, rows, columns, mask=case.mask, lengths=case.lengths)
     one_hot = [torch.nn.functional.one_hot(b).double() for b in (rows, columns)]
     assert torch.allclose(image, torch.einsum("hqk,qa,kb->hab", whole, *one_hot), atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["query", "key"])
+def test_a_nan_is_seen(part: str) -> None:
+    """And is no row that may attend to nothing, which gives zeros."""
+    q, k = torch.randn(2, 9, 1, 8)
+    pairs = torch.ones(9, 9, dtype=torch.bool)
+    pairs[2], pairs[:4, 7] = False, False
+    (q if part == "query" else k)[7, 0, 3] = torch.nan
+    spoilt = torch.tensor([7] if part == "query" else [4, 5, 6, 7, 8])
+    right = torch.tensor([row for row in range(9) if row not in spoilt])
+    bins = torch.arange(9)
+    whole = attention_weights(q, k, mask=Dense(pairs))
+    image = attention_image(q, k, bins, bins, mask=Dense(pairs))
+    top = attention_top(q, k, 1, mask=Dense(pairs)).weights
+    for found in (whole, image, top):
+        assert found[0, spoilt].isnan().any(-1).all()
+        assert found[0, right].isfinite().all()
+        assert (found[0, 2] == 0).all()
+    assert torch.allclose(whole[0, right].sum(-1), (right != 2).float())
 
 
 def test_large_maps_need_no_square_matrix() -> None:

@@ -162,8 +162,8 @@ def score_bias(call: Call, tile: Tile) -> Tensor | None:
 def tile_scores(call: Call, tile: Tile) -> Tensor:
     """`(R, H, n, m)` scaled scores with the bias, in float32 or better, -inf where a pair may not attend."""
     wide = torch.promote_types(call.q.dtype, torch.float32)
-    q, k = call.q[tile.queries].to(wide), call.k[tile.keys].to(wide)
-    scores = torch.einsum("rqhd,rkhd->rhqk", q, k) * call.scale
+    q, k = call.q.to(wide)[tile.queries] * call.scale, call.k.to(wide)[tile.keys]
+    scores = torch.einsum("rqhd,rkhd->rhqk", q, k)
     added = score_bias(call, tile)
     scores = scores if added is None else scores + added
-    return scores.masked_fill(~tile.pairs[:, None], -torch.inf)
+    return scores.masked_fill_(~tile.pairs[:, None], -torch.inf)
