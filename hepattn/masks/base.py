@@ -101,9 +101,10 @@ class Mask(ABC):
         j = torch.arange(int(place.keys), device=device)[None, :]
         return self.allowed(i, j, place).expand(len(i), j.shape[1])
 
-    def draw(self, queries: int, keys: int | None = None) -> str:
-        """Rows of 1 (may attend) and 0, one row a query."""
-        return "\n".join(" ".join(str(int(one)) for one in row) for row in self.dense(queries, keys).tolist())
+    def draw(self, queries: int, keys: int | None = None, *, event: int = 0) -> str:
+        """Rows of 1 (may attend) and 0, one row a query; `event`: which of a batch, where the mask holds its pairs."""
+        pairs = self.dense(queries, keys, event=event).tolist()
+        return "\n".join(" ".join(str(int(one)) for one in row) for row in pairs)
 
     def mask_mod(self, queries: Layout, keys: Layout) -> "MaskMod":
         """`mask_mod(b, h, q, k)` of FlexAttention over the packed tokens of these events (events never mix)."""

@@ -45,7 +45,7 @@ class Strided(Mask):
     def allowed(self, query: Tensor, key: Tensor, place: Place) -> Tensor:
         few, many, i, j = (_wide(x) for x in (place.queries, place.keys, query, key))
         if self.transposed:
-            few, many, i, j = many, few, key, query
+            few, many, i, j = many, few, j, i
         # |j - i N / Q| <= size / 2, multiplied by 2 Q
         distance = (j * few - i * many).abs()
         near = 2 * distance <= self.size * few

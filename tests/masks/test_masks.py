@@ -56,6 +56,15 @@ def test_drawn_as_in_the_docstring() -> None:
         assert rows == [parts[1 + column] if len(parts) == 3 else parts[column].strip() for parts in drawn]
 
 
+def test_each_event_of_a_batch_is_drawn() -> None:
+    mask = Dense([torch.ones(1, 1, dtype=torch.bool), torch.tensor([[True, False, True], [False, True, False]])])
+    assert mask.draw(1) == "1"
+    assert mask.draw(2, 3, event=1) == "1 0 1\n0 1 0"
+    assert (Strided(1) & mask).draw(2, 3, event=1) == "1 0 0\n0 1 0"
+    with pytest.raises(ValueError, match="none for event 2"):
+        mask.draw(2, 3, event=2)
+
+
 def test_composition() -> None:
     both = Window(4) & Dense(torch.eye(5, dtype=torch.bool))
     assert torch.equal(both.dense(5), torch.eye(5, dtype=torch.bool))
@@ -168,13 +177,14 @@ def test_block_mask_holds_both_directions(mask: Mask | None, lengths: list[int])
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
 
 
-def test_positions_are_multiplied_in_64_bits() -> None:
-    mask, many = Strided(4), 100_000
-    layout = Layout.of([many], "cpu")
-    row = torch.tensor([[many - 1]], dtype=torch.int32)
+@pytest.mark.parametrize("lengths", [[100_000], [3, 100_000]], ids=["one event", "two events"])
+@pytest.mark.parametrize("mask", [Strided(4), Strided(4).transpose, Strided(4, wrap=True).transpose], ids=str)
+def test_positions_are_multiplied_in_64_bits(mask: Strided, lengths: list[int]) -> None:
+    layout = Layout.of(lengths, "cpu")
+    row = torch.tensor([[layout.total - 1]], dtype=torch.int32)
     mod = mask.mask_mod(layout, layout)
     zero = torch.tensor(0)
-    assert mod(zero, zero, row, torch.arange(many, dtype=torch.int32)[None]).sum() == 3
+    assert mod(zero, zero, row, torch.arange(layout.total, dtype=torch.int32)[None]).sum() == (5 if mask.wrap else 3)
 
 
 def test_dense_of_a_batch() -> None:
