@@ -1,9 +1,11 @@
 """Whether kernels agree: one call on a kernel against the dense reference in float64.
 
 The yardstick is what the dtype itself costs: the reference, written out in the kernel's own dtype, also misses the
-reference in float64. A kernel may err twice as much, and by a few roundings of the largest value (in float64, where
-the reference misses nothing, by those alone); in the gradient of a bias's slopes, one number summed over all pairs of
-tokens in whichever order, also by a rounding of each term.
+reference in float64. A kernel may err twice as much, and by two roundings beside: of the largest value in the dtype of
+the call, and, in the dtype in which kernels add up (float32 or better), of the largest sum of absolute terms (`Terms`).
+The second is for results in which the reference happens to err little or not at all: in float64, its own yardstick,
+where terms cancel, and where there is one term only. In bfloat16 it is nothing beside the first, so that a window of
+one token more on each side is found there too, in values and in gradients.
 """
 
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ from hepattn.attention.backends.registry import choose
 from hepattn.attention.bias import DistanceBias
 from hepattn.attention.functional import attend, make_call
 from hepattn.attention.reference import allowed_pairs, attend_reference
+from hepattn.attention.terms import Terms, largest_terms
 from hepattn.masks.base import Mask
 from hepattn.masks.dense import Dense
 from hepattn.sequence import Lengths
@@ -27,15 +30,24 @@ __all__ = ["Agreement", "Deviation", "Expected", "deviation", "expect", "toleran
 SLOPES = 3
 """The place of a bias's slopes among the leaves of a call."""
 
+ROUNDINGS = 2
+"""Of the largest value, and of the largest sum of terms: a term is rounded where it is made, and where it is added."""
 
-def tolerance(dtype: torch.dtype, exact: Tensor, same_dtype: Tensor, terms: float = 0.0) -> float:
-    """Twice what the dtype itself costs the reference, and never less than a few units in the last place.
 
-    `terms`: for long sums, the sum of the absolute values of what was added: each may err by a unit in the last place.
+def tolerance(dtype: torch.dtype, exact: Tensor, same_dtype: Tensor, terms: float) -> float:
+    """Twice what the dtype itself costs the reference, and two roundings of the largest value and of `terms`.
+
+    Args:
+        dtype: of the result; sums are taken in float32 or better.
+        exact: in float64.
+        same_dtype: what the reference gave in the dtype of the call.
+        terms: the largest sum of the absolute values of what was added up.
     """
     exact, same_dtype = exact.detach(), same_dtype.detach()
-    scale = max(float(exact.abs().max()) if exact.numel() else 0.0, 1.0)
-    return 2 * _farthest(same_dtype, exact) + torch.finfo(dtype).eps * (32 * scale + terms)
+    largest = float(exact.abs().max()) if exact.numel() else 0.0
+    sums = torch.promote_types(dtype, torch.float32)
+    floor = ROUNDINGS * (torch.finfo(dtype).eps * largest + torch.finfo(sums).eps * terms)
+    return 2 * _farthest(same_dtype, exact) + floor
 
 
 def _farthest(found: Tensor, exact: Tensor) -> float:
@@ -59,13 +71,13 @@ class Deviation:
     @property
     def ratio(self) -> float:
         """The error as a multiple of what is allowed; at most 1 is right."""
-        return self.error / self.allowed
+        return self.error / self.allowed if self.allowed else float("inf") * self.error if self.error else 0.0
 
 
-def deviation(found: Tensor, exact: Tensor, same: Tensor, dtype: torch.dtype, terms: float = 0.0) -> Deviation:
+def deviation(found: Tensor, exact: Tensor, same: Tensor, dtype: torch.dtype, terms: float) -> Deviation:
     """The deviation of `found` from `exact` (float64), where the reference in `dtype` gave `same`; all of one shape.
 
-    `terms`: see `tolerance`.
+    `terms`: see `tolerance`. `Expected.deviation` knows all but `found`.
     """
     finite = exact.isfinite()
     agree = torch.equal(finite, found.isfinite())
@@ -114,21 +126,6 @@ class Answer(NamedTuple):
     grads: tuple[Tensor | None, ...]
 
 
-class _Kept(DistanceBias):
-    """Keeps what it added to each event's scores, and the distances, so that gradients can be had pair by pair."""
-
-    @cached_property
-    def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """`(added (H, n, n), distance (n, n))` of each event so far."""
-        return []
-
-    def added(self, query: Tensor, key: Tensor, length: int | Tensor) -> Tensor:
-        """As `DistanceBias.added`."""
-        found = super().added(query, key, length)
-        self.pairs.append((found, self.distance(query, key, length)))
-        return found
-
-
 @dataclass(frozen=True, eq=False)
 class Expected:
     """One call with its right answer, made once and asked of every kernel; see `expect`.
@@ -171,16 +168,15 @@ class Expected:
         return self._reference(torch.float32)
 
     @cached_property
-    def slope_terms(self) -> float:
-        """The sum over pairs of the absolute terms of the slopes' gradient, in float64: the largest of all heads."""
-        q, k, v, bias = self._arguments(self.leaves, torch.float64, grad=True)
-        assert bias is not None
-        assert self.upstream is not None
-        kept = _Kept(bias.slopes, bias.wrap)
-        out, _ = attend_reference(q, k, v, mask=self.mask, lengths=self.lengths, kv_lengths=self.kv_lengths, bias=kept)
-        grads = torch.autograd.grad(out, [added for added, _ in kept.pairs], self.upstream.double())
-        sums = [(grad * apart).abs().sum((-1, -2)) for grad, (_, apart) in zip(grads, kept.pairs, strict=True)]
-        return float(torch.stack(sums).sum(0).max())
+    def terms(self) -> Terms:
+        """What the sums of the call add up, for the floor of what is allowed."""
+        q, k, v, bias = self._arguments(self.leaves, torch.float64, grad=False)
+        chosen, given = self._given(q, k, bias)
+        return largest_terms(chosen, k, v, **given, upstream=self.upstream)
+
+    def deviation(self, out: Tensor) -> Deviation:
+        """Of an output (Tq, H, Dv), whoever computed it: of the rows that are compared, where not all are."""
+        return deviation(out, self.exact.out, self.same.out, self.dtype, self.terms.out)
 
     @property
     def call(self) -> Call:
@@ -224,19 +220,29 @@ class Expected:
             return replace(found, refusal=str(refusal))
         if self.rows is not None:
             out, sums = out[self.rows], None if sums is None else sums[self.rows]
-        worst = None
-        grads = zip(self._gradients(out, arguments), self.exact.grads, self.same.grads, strict=True)
-        for place, (mine, exact, same) in enumerate(grads):
-            assert mine is not None
-            right, plain = (torch.zeros_like(mine) if grad is None else grad for grad in (exact, same))
-            one = deviation(mine, right.double(), plain, self.dtype, self.slope_terms if place == SLOPES else 0.0)
-            worst = one if worst is None or not one.ratio <= worst.ratio else worst
+        single = torch.float32
         return replace(
             found,
-            value=deviation(out, self.exact.out, self.same.out, self.dtype),
-            lse=None if sums is None else deviation(sums, self.exact.lse, self.single.lse, torch.float32),
-            gradient=worst,
+            value=self.deviation(out),
+            lse=None if sums is None else deviation(sums, self.exact.lse, self.single.lse, single, self.terms.score),
+            gradient=self._worst_gradient(self._gradients(out, arguments)),
         )
+
+    def _worst_gradient(self, found: tuple[Tensor | None, ...]) -> Deviation | None:
+        worst = None
+        for place, (mine, exact, same) in enumerate(zip(found, self.exact.grads, self.same.grads, strict=True)):
+            assert mine is not None
+            right, plain = (torch.zeros_like(mine) if grad is None else grad for grad in (exact, same))
+            terms = (self.terms.q, self.terms.k, self.terms.v, self._slope_terms)[place]
+            one = deviation(mine, right.double(), plain, self.dtype, terms)
+            worst = one if worst is None or not one.ratio <= worst.ratio else worst
+        return worst
+
+    @property
+    def _slope_terms(self) -> float:
+        """Kernels round each term of this sum to the dtype of the call, not to that of sums."""
+        sums = torch.promote_types(self.dtype, torch.float32)
+        return self.terms.slopes * torch.finfo(self.dtype).eps / torch.finfo(sums).eps
 
     def _arguments(
         self, leaves: tuple[Tensor, ...], dtype: torch.dtype | None = None, *, grad: bool
@@ -255,14 +261,17 @@ class Expected:
         grads = torch.autograd.grad(out, leaves, self.upstream.to(out.dtype), allow_unused=True)
         return tuple(torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True))
 
+    def _given(self, q: Tensor, k: Tensor, bias: DistanceBias | None) -> tuple[Tensor, dict[str, Any]]:
+        """The queries that are compared, and what else a call of theirs is given beside keys and values."""
+        if self.rows is None:
+            return q, {"mask": self.mask, "lengths": self.lengths, "kv_lengths": self.kv_lengths, "bias": bias}
+        pairs = Dense(allowed_pairs(self.mask, len(q), len(k), 0, q.device, rows=self.rows))
+        return q[self.rows], {"mask": pairs, "kv_lengths": [len(k)]}
+
     def _reference(self, dtype: torch.dtype) -> Answer:
         q, k, v, bias = arguments = self._arguments(self.leaves, dtype, grad=self.upstream is not None)
-        if self.rows is not None:
-            pairs = Dense(allowed_pairs(self.mask, len(q), len(k), 0, q.device, rows=self.rows))
-            out, lse = attend_reference(q[self.rows], k, v, mask=pairs, kv_lengths=[len(k)])
-        else:
-            given = {"mask": self.mask, "lengths": self.lengths, "kv_lengths": self.kv_lengths, "bias": bias}
-            out, lse = attend_reference(q, k, v, **given)  # type: ignore[arg-type]
+        chosen, given = self._given(q, k, bias)
+        out, lse = attend_reference(chosen, k, v, **given)
         return Answer(out.detach(), lse.detach(), self._gradients(out, arguments))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from hepattn.attention import attend
-from hepattn.attention.agreement import Agreement, Deviation, Expected, deviation, expect
+from hepattn.attention.agreement import Agreement, Deviation, Expected, expect
 from hepattn.bench.measure import time_all
 from hepattn.masks import Window
 from hepattn.plotting import style
@@ -174,8 +174,7 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, pairs: Tensor) -> Tensor:
 
 
 def _compare(asked: Expected, out: Tensor) -> Agreement:
-    value = deviation(out, asked.exact.out, asked.same.out, asked.dtype)
-    return replace(asked.ask("sdpa", run=False), kernel=DENSE, value=value)
+    return replace(asked.ask("sdpa", run=False), kernel=DENSE, value=asked.deviation(out))
 
 
 def _words(one: Agreement) -> str:

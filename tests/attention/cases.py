@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
-from hepattn.attention.agreement import tolerance
 from hepattn.masks import GlobalTokens, Mask, Window
 
-__all__ = ["CASES", "GPU_CASES", "WINDOWS", "Case", "tolerance"]
+__all__ = ["CASES", "GPU_CASES", "WINDOWS", "Case"]
 
 
 @dataclass(frozen=True)

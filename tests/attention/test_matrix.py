@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hepattn.masks import Window
+from hepattn.masks.base import Place
 from tests.attention.matrix import KERNELS, Cell, cells, run
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -41,11 +42,19 @@ def test_the_matrix_is_whole() -> None:
         assert sum(bool(cell.bias) for cell in every) > 50
 
 
-def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel whose window is wider by one token on each side must not pass."""
-    cell = Cell("sdpa", "float32", "window, odd", "one event", "", "cpu")
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("mask", ["window, odd", "window, even", "window, wrapped"])
+def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch, mask: str, dtype: str) -> None:
+    """A kernel whose window is wider by one token on each side must not pass, by its values nor by its gradients."""
+    cell = Cell("sdpa", dtype, mask, "one event", "", "cpu")
     assert run(cell).worst <= 1
     right = Window.allowed
+
+    def allowed(self: Window, query: torch.Tensor, key: torch.Tensor, place: Place) -> torch.Tensor:
+        return right(Window(self.size - 2, wrap=self.wrap), query, key, place)
+
     monkeypatch.setattr(Window, "half", property(lambda self: self.size // 2 + 1))
-    monkeypatch.setattr(Window, "allowed", lambda self, q, k, place: right(Window(self.size - 2), q, k, place))
-    assert run(cell).worst > 1
+    monkeypatch.setattr(Window, "allowed", allowed)
+    wrong = run(cell)
+    assert wrong.value > 5
+    assert wrong.gradient > 5
