@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from hepattn.data.dataset import Augmentation, EventStream, HitBatch, HitDataset, collate
 from hepattn.data.sources import open_events
-from hepattn.metrics import at_efficiency, roc_auc_events
+from hepattn.metrics import at_efficiency, at_purity, roc_auc_events
 from hepattn.metrics.ablation import BASELINE, Run, read_runs, table
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilterConfig
@@ -44,13 +44,13 @@ IN_ENCODER: Mapping[str, dict[str, Any]] = {
     "layer norm": {"norm": "layer"},
     "layer_scale": {"layer_scale": 1e-2},
     "zero_start": {"zero_start": True},
-    "qk_norm, zero_start": {"qk_norm": "rms", "zero_start": True},
     "drop_path": {"drop_path": 0.1},
     "value_residual": {"value_residual": True},
     "gate": {"gate": True},
     "laser": {"laser": True},
     "registers": {"registers": 64},
     "global_registers": {"global_registers": 4},
+    "cls": {"cls": 1},
     "distance_bias": {"distance_bias": "circular"},
     "experts": {"experts": 8},
     "gelu": {"activation": "gelu", "dense_ratio": 3.0},
@@ -60,7 +60,9 @@ IN_FILTER: Mapping[str, dict[str, Any]] = {
     BASELINE: {},
     "rotary": {"rotary": True},
     "count": {"count": True},
-    "no encodings": dict.fromkeys(("phi_octaves", "eta_octaves", "r_octaves", "z_octaves"), 0),
+    "no encodings": {"encoding": "none"},
+    "hepformer encodings": {"encoding": "hepformer", "r_unit": 1000.0, "z_unit": 1000.0},
+    "fourier encodings": {"encoding": "fourier", "r_unit": 1000.0, "z_unit": 1000.0},
     "no attention": {"attention": False},
 }
 """Changes of `HitFilterConfig` by variant; "count" has a CLS token, too."""
@@ -232,6 +234,7 @@ def train(variant: str, seed: int, plan: Plan, pipe: Connection | None) -> Run:
         purity_98=at_98.purity.value,
         purity_99=at_99.purity.value,
         retention_98=at_98.retention.value,
+        efficiency_75=at_purity(events, 0.75).efficiency.value,
         losses=watch.curve(),
         steps_per_second=watch.speed,
         gibibytes=watch.memory,

@@ -12,6 +12,20 @@ import pandas as pd
 BASELINE = "baseline"
 """The variant from which all others differ in one thing."""
 
+COLUMNS = {
+    "AUC": "auc",
+    "purity": "purity_98",
+    "efficiency": "efficiency_75",
+    "retained": "retention_98",
+    "steps/s": "steps_per_second",
+    "GiB": "gibibytes",
+    "parameters": "parameters",
+    "count off": "count_error",
+}
+"""Column of `frame` -> field of `Run`."""
+SPREAD = ("AUC", "purity", "efficiency")
+"""Columns with their spread over seeds beside them."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -24,7 +38,9 @@ class Run:
         parameters: numbers that were learnt.
         auc: area under the ROC curve over all held-out hits.
         purity_98, purity_99: at the threshold that keeps 98 % or 99 % of the target hits.
-        retention_98: reconstructable particles that keep three hits there.
+        retention_98: reconstructable particles that keep three hits at the first of these.
+        efficiency_75: share of the target hits that is kept at the loosest threshold with a purity of 75 %; 0 where no
+            threshold has it.
         losses: mean training loss in equal parts of the training, first to last.
         steps_per_second: alone on the device; None where it was not timed.
         gibibytes: peak memory on the device; None on a CPU, or where it was not timed.
@@ -39,6 +55,7 @@ class Run:
     purity_98: float
     purity_99: float
     retention_98: float
+    efficiency_75: float
     losses: tuple[float, ...]
     steps_per_second: float | None = None
     gibibytes: float | None = None
@@ -148,7 +165,8 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
 
     Returns:
         Columns: seeds, AUC, difference (of AUC, to the baseline's) and its error (from the pooled spread), clear
-        (|difference| > 2 errors), purity and retained at 98 % hit efficiency, steps/s, GiB, parameters, count off.
+        (|difference| > 2 errors), purity and retained at 98 % hit efficiency, efficiency at 75 % purity, steps/s, GiB,
+        parameters, count off; after AUC, purity and efficiency a column ±, their spread over seeds (`Summary`).
         NaN where something was not measured, and for the baseline's difference to itself; without an error, nothing is
         clear.
 
@@ -160,28 +178,24 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
         raise KeyError(f"no run of the {BASELINE}: differences are to it; there is {', '.join(grouped) or 'nothing'}")
     for name, same in grouped.items():
         away, error = (float("nan"),) * 2 if name == BASELINE else difference(runs, name)
-        means = {
-            label: Summary.of(getattr(run, key) for run in same).mean
-            for label, key in (
-                ("purity", "purity_98"),
-                ("retained", "retention_98"),
-                ("steps/s", "steps_per_second"),
-                ("GiB", "gibibytes"),
-                ("parameters", "parameters"),
-                ("count off", "count_error"),
-            )
-        }
-        judged = {"difference": away, "error": error, "clear": bool(abs(away) > 2 * error)}
-        rows[name] = {"seeds": len(same), "AUC": Summary.of(run.auc for run in same).mean, **judged, **means}
+        over = {label: Summary.of(getattr(run, key) for run in same) for label, key in COLUMNS.items()}
+        row: dict[str, float | bool] = {"seeds": len(same)}
+        for label, summary in over.items():
+            row[label] = summary.mean
+            if label in SPREAD:
+                row[f"{label} ±"] = summary.spread
+            if label == "AUC":
+                row |= {"difference": away, "error": error, "clear": bool(abs(away) > 2 * error)}
+        rows[name] = row
     return pd.DataFrame.from_dict(rows, orient="index").astype({"parameters": int})
 
 
 def table(runs: Sequence[Run]) -> str:
     """The runs as text, a line a variant: mean and spread over seeds."""
-    head = f"{'variant':<20}{'seeds':>6}{'AUC':>18}{'purity at 98 %':>18}{'retained':>10}{'steps/s':>9}"
-    lines = [f"{head}{'parameters':>12}{'GiB':>7}{'count off':>11}"]
+    head = f"{'variant':<20}{'seeds':>6}{'AUC':>18}{'purity at 98 %':>18}{'eff. at 75 %':>18}{'retained':>10}"
+    lines = [f"{head}{'steps/s':>9}{'parameters':>12}{'GiB':>7}{'count off':>11}"]
     for name, same in variants(runs).items():
-        auc, purity = (Summary.of(getattr(run, key) for run in same) for key in ("auc", "purity_98"))
+        auc, purity, efficiency = (Summary.of(getattr(run, COLUMNS[label]) for run in same) for label in SPREAD)
         retention, speed, memory, count = (
             Summary.of(getattr(run, key) for run in same)
             for key in ("retention_98", "steps_per_second", "gibibytes", "count_error")
@@ -190,6 +204,7 @@ def table(runs: Sequence[Run]) -> str:
             f"{name:<20}{len(same):>6}",
             f"{auc.mean:.4f} ± {auc.spread:.4f}".rjust(18),
             f"{purity.mean:.2%} ± {purity.spread:.2%}".rjust(18),
+            f"{efficiency.mean:.2%} ± {efficiency.spread:.2%}".rjust(18),
             f"{retention.mean:.2%}".rjust(10),
             ("-" if not speed.runs else f"{speed.mean:.1f}").rjust(9),
             f"{same[0].parameters:>12,}",

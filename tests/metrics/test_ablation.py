@@ -9,7 +9,7 @@ from hepattn.metrics.ablation import Run, difference, frame, pooled_spread, read
 
 
 def run(variant: str, seed: int, auc: float, speed: float | None = None) -> Run:
-    return Run(variant, seed, 100, 7, auc, 0.5 + auc / 10, 0.4, 0.9, (1.0, 0.5), speed)
+    return Run(variant, seed, 100, 7, auc, 0.5 + auc / 10, 0.4, 0.9, auc / 2, (1.0, 0.5), speed)
 
 
 @pytest.fixture
@@ -32,6 +32,9 @@ def test_frame_by_hand(runs):
     assert np.allclose(table["steps/s"], [20.0, 10.0, np.nan], equal_nan=True)
     assert table["GiB"].isna().all()
     assert np.allclose(table["purity"], [0.59, 0.595, 0.5905])
+    assert np.allclose(table["efficiency"], [0.45, 0.475, 0.4525])
+    for name, factor in (("AUC", 1), ("purity", 0.1), ("efficiency", 0.5)):
+        assert np.allclose(table[f"{name} ±"], np.array([0.01, 0.01, 0]) * factor * np.sqrt(2))  # n - 1 = 1
     assert difference(runs, "better") == (table["difference"]["better"], table["error"]["better"])
 
 

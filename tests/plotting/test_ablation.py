@@ -9,7 +9,7 @@ from hepattn.plotting import ablation, style
 
 
 def run(variant: str, seed: int, auc: float, speed: float | None = None) -> Run:
-    return Run(variant, seed, 100, 7, auc, 0.5, 0.4, 0.9, (1.0,), speed)
+    return Run(variant, seed, 100, 7, auc, 0.5, 0.4, 0.9, 0.6, (1.0,), speed)
 
 
 @pytest.fixture
