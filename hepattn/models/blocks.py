@@ -14,6 +14,7 @@ decoder of the field (arXiv:2112.01527): the same code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ class Blocks:
         """(G, K, W) bool, True = a query and a hit."""
         return self.query_valid[:, :, None] & self.hit_valid[:, None]
 
-    @property
+    @cached_property
     def slot(self) -> Tensor:
         """(Q,) int64, where each query stands in (G, K) counted row by row: `x.flatten(0, 1)[slot]` is packed again."""
         flat = self.query_valid.flatten()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hepattn.data.track_dataset import TrackBatch
+from hepattn.models.decoder import Prediction
 from hepattn.models.losses import RouterWeights, count_loss, hit_loss
 from hepattn.models.maskformer import Seen
 from hepattn.models.matcher import Matched, Matcher, Pending
@@ -209,22 +210,25 @@ def track_loss(
         count = config.count_weight * count_loss(seen.log_count, batch.hits.num_reconstructable)
     surplus = 0
     if pending is None:
-        targets = [own_targets(seen, truth)] * len(seen.decoded.predictions)
+        wanted = [Wanted.of(seen, truth, own_targets(seen, truth))] * len(seen.decoded.predictions)
     else:
         targets, surplus = matched_targets(seen, truth, pending.result())
+        wanted = [Wanted.of(seen, truth, target) for target in targets]
     parts = [zero] * 5
-    for number, target in enumerate(targets):
-        parts = [one + more for one, more in zip(parts, _layer(seen, truth, number, target, w), strict=True)]
+    for said, of_layer in zip(seen.decoded.predictions, wanted, strict=True):
+        parts = [one + more for one, more in zip(parts, _layer(said, truth, of_layer, w), strict=True)]
     objects, focal, dice, iou, parameters = parts
     total = torch.stack([first, *parts, routers, count]).sum()
-    wanted = Wanted.of(seen, truth, targets[-1])
-    inside = wanted.on.sum() / wanted.size.sum() if len(wanted.size) else torch.ones_like(zero)
+    last = wanted[-1]
+    inside = last.on.sum() / last.size.sum() if len(last.size) else torch.ones_like(zero)
     return TrackLoss(total, first, objects, focal, dice, iou, parameters, routers, count, surplus, inside)
 
 
 class Wanted(NamedTuple):
-    """Masks that the queries with a target should have; M of them."""
+    """Masks that the queries with a target should have; Q queries, M of them with a target."""
 
+    has_target: Tensor
+    """(Q,) bool."""
     query: Tensor
     """(M,) int64, rows of the packed queries."""
     particle: Tensor
@@ -242,22 +246,22 @@ class Wanted(NamedTuple):
     def of(cls, seen: Seen, truth: TrackTruth, target: Tensor) -> "Wanted":
         """From the target (Q,) of each query, as `own_targets` has it."""
         blocks = seen.decoded.blocks
-        query = (target < len(truth.target) - 1).nonzero(as_tuple=True)[0]
+        has_target = target < len(truth.target) - 1
+        query = has_target.nonzero(as_tuple=True)[0]
         particle, slot = target[query], blocks.slot[query]
         rectangle = slot.div(blocks.shape[1], rounding_mode="floor")
         valid = blocks.hit_valid[rectangle]
         on = (truth.particle[blocks.hit][rectangle] == particle[:, None]) & valid
-        return cls(query, particle, slot, on, valid, truth.size[particle])
+        return cls(has_target, query, particle, slot, on, valid, truth.size[particle])
 
 
-def _layer(seen: Seen, truth: TrackTruth, layer: int, target: Tensor, w: TrackWeights) -> list[Tensor]:
+def _layer(said: Prediction, truth: TrackTruth, wanted: Wanted, w: TrackWeights) -> list[Tensor]:
     """Losses after one layer: objects, focal, dice, IoU, parameters."""
-    said, wanted = seen.decoded.predictions[layer], Wanted.of(seen, truth, target)
     positive, on, valid, size = wanted.query, wanted.on, wanted.valid, wanted.size
     logits = said.masks.flatten(0, 1)[wanted.slot]
     number = max(1, len(positive))
     losses = [
-        w.object * object_loss(said.objects, target < len(truth.target) - 1, w.null_weight),
+        w.object * object_loss(said.objects, wanted.has_target, w.null_weight),
         w.focal * mask_focal(logits, on, valid, size, w.gamma).sum() / number,
         w.dice * mask_dice(logits, on, valid, size).sum() / number,
     ]

@@ -167,7 +167,11 @@ def _with_hits(truth, lengths):
 
 def _loss_with(seen, truth, batch, targets):
     """The loss if queries had these targets."""
-    parts = [track_targets._layer(seen, truth, layer, one, TrackWeights()) for layer, one in enumerate(targets)]
+    layers = zip(seen.decoded.predictions, targets, strict=True)
+    parts = [
+        track_targets._layer(said, truth, track_targets.Wanted.of(seen, truth, one), TrackWeights())
+        for said, one in layers
+    ]
     return float(sum(float(part.detach()) for layer in parts for part in layer)) + float(
         track_loss(seen, truth, batch).first_hit.detach()
     )
