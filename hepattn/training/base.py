@@ -132,6 +132,10 @@ class TrainingModule(pl.LightningModule):
         if "random_cuda" in self._random and self.device.type == "cuda":
             torch.cuda.set_rng_state(self._random["random_cuda"].cpu(), self.device)
 
+    def logs_now(self) -> bool:
+        """Whether the trainer writes what is logged in this training step: in every `log_every_n_steps`-th."""
+        return (self.trainer.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0
+
     def report(self, table: str, record: dict[str, Any]) -> None:
         """Prints what `test` found, and writes it as test.json where the trainer writes.
 
