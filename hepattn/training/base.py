@@ -133,8 +133,14 @@ class TrainingModule(pl.LightningModule):
             torch.cuda.set_rng_state(self._random["random_cuda"].cpu(), self.device)
 
     def logs_now(self) -> bool:
-        """Whether the trainer writes what is logged in this training step: in every `log_every_n_steps`-th."""
-        return (self.trainer.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0
+        """Whether what is logged in this training step is written: in the trainer's every `log_every_n_steps`-th.
+
+        Always where there is no trainer, and the steps are driven from outside.
+        """
+        if self._trainer is None:
+            return True
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # not declared, but always there
+        return (self.trainer.global_step + 1) % max(1, every) == 0
 
     def report(self, table: str, record: dict[str, Any]) -> None:
         """Prints what `test` found, and writes it as test.json where the trainer writes.

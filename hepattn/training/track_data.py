@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Self, overload
 
@@ -12,12 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from typing_extensions import override
 
-from hepattn.data.dataset import HitDataset, hit_inputs
+from hepattn.data.dataset import HitBatch, hit_batch, hit_inputs
 from hepattn.data.schema import BoolArray, Event, Selection
 from hepattn.data.track_dataset import TrackBatch, TrackDataset, collate_tracks, track_batch
 from hepattn.metrics import Fraction, ScoredEvent, filter_metrics
 from hepattn.models.hit_encoder import HitModelConfig
-from hepattn.models.hit_filter import HitFilter
+from hepattn.models.hit_filter import HitFilter, HitFilterConfig
 from hepattn.models.maskformer import MaskFormerConfig, filter_in_front, kept_hits
 from hepattn.training.base import say
 from hepattn.training.data import EventDataModule
@@ -118,11 +119,25 @@ class WholeEvents(Dataset[EventBatch]):
         return EventBatch(given, (event,), (kept,))
 
 
+class _WithEvents(Dataset[tuple[Event, HitBatch]]):
+    """Events, each with what a filter is given of it: read and prepared once, by the loader's processes."""
+
+    def __init__(self, events: Sequence[Event], config: HitFilterConfig) -> None:
+        self.events, self.config = events, config
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __getitem__(self, index: int) -> tuple[Event, HitBatch]:
+        event = self.events[index]
+        return event, hit_batch(event, self.config.features, self.config.selection, truth=False)
+
+
 class TrackDataModule(EventDataModule):
     """`EventDataModule` for a tracker: the hit filter that its configuration names judges every event first, once.
 
-    The filter runs in evaluation mode, on the trainer's GPU if it has one. What it keeps does not depend on how an
-    event is turned later. Which particles are reconstructable is decided before it.
+    The filter runs in evaluation mode, in the trainer's precision, and on its GPU if it has one. What it keeps does not
+    depend on how an event is turned later. Which particles are reconstructable is decided before it.
 
     Args:
         **settings: those of `EventDataModule`; features and selection are the model's
@@ -191,17 +206,17 @@ class TrackDataModule(EventDataModule):
         device = root if root is not None and root.type == "cuda" else torch.device("cpu")
         front.to(device)
         inputs = DataLoader(
-            HitDataset(events, front.config.features, front.config.selection, truth=False),
+            _WithEvents(events, front.config),
             batch_size=None,
             num_workers=self.workers,
             generator=torch.Generator(),  # else this loop would draw from the global one
         )
+        precision = nullcontext if self.trainer is None else self.trainer.precision_plugin.forward_context
         shown = self.trainer is None or self.trainer.progress_bar_callback is not None
         out, judged = KeptHits(), dict.fromkeys(("kept", "efficiency", "retention"), Fraction(0, 0))
         bar = tqdm(inputs, f"hit filter, {part}", len(events), leave=False, disable=not shown, file=sys.stderr)
-        for i, batch in enumerate(bar):
-            event = events[i]
-            with torch.no_grad():
+        for event, batch in bar:
+            with torch.no_grad(), precision():
                 probability = front.logits(batch.to(device).inputs).sigmoid().cpu()
             scores = torch.full((len(event.hits),), torch.nan).index_put((batch.row,), probability)
             kept = kept_hits(event, config, scores)
