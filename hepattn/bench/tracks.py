@@ -43,20 +43,30 @@ class Side:
     """Its volumes decide which hits count."""
 
 
-def prompt(event: Event, selection: Selection) -> BoolArray:
-    """(p,) bool, True = selected and prompt."""
-    assert event.particles is not None
-    near = np.hypot(event.particles.vx, event.particles.vy) < PROMPT
-    return selection.particles(event) & near
+@dataclass(frozen=True)
+class Wanted:
+    """Particles that count: selected, and where asked for made near the beam."""
+
+    name: str
+    selection: Selection
+    prompt: bool
+
+    def particles(self, event: Event) -> BoolArray:
+        """(p,) bool, True = counts."""
+        assert event.particles is not None
+        near = np.hypot(event.particles.vx, event.particles.vy) < PROMPT
+        return self.selection.particles(event) & (near | (not self.prompt))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.selection}{', prompt' if self.prompt else ''}"
 
 
-def judge(side: Side, events: Sequence[Event], found: Sequence[Tracks], wanted: Selection) -> TrackMetrics:
-    """Metrics of one side's tracks over events, for the particles that `wanted` selects."""
+def judge(side: Side, events: Sequence[Event], found: Sequence[Tracks], wanted: Wanted) -> TrackMetrics:
+    """Metrics of one side's tracks over events, for the particles that are wanted, by the hits that it may use."""
     judged = []
     for event, tracks in zip(events, found, strict=True):
         one = FoundTracks.of(event, tracks, side.selection)
-        chosen = wanted.particles(event) if wanted == side.selection else prompt(event, wanted)
-        judged.append(replace(one, reconstructable=chosen))
+        judged.append(replace(one, reconstructable=wanted.particles(event)))
     return track_metrics(judged)
 
 
@@ -95,8 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, ValueError, OSError) as error:
         print(f"hepattn.bench tracks: {error}", file=sys.stderr)
         return 1
-    own = tracker.config.selection
-    theirs = Selection(own.pt_min, 2.5, 7)
+    own = Wanted("tracker's particles", tracker.config.selection, prompt=False)
+    theirs = Wanted("Kalman's particles", Selection(tracker.config.pt_min, 2.5, 7), prompt=True)
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"{len(events)} events of {given.events}, torch {torch.__version__}, {where}; intervals cover 68.3 %\n")
     milliseconds: list[float] = []
@@ -104,10 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found, spent = run(side, events, given.rounds if side in ours else 1)
         milliseconds.append(spent)
         print(f"{side.name}: {spent:,.1f} ms an event ({spent / milliseconds[0]:,.1f} x ours)")
-        for name, wanted in (("tracker's particles", own), ("Kalman's particles", theirs)):
-            if name.startswith("tracker") and side not in ours:
-                continue
-            print(f"  {name}: {wanted}{', prompt' if wanted == theirs else ''}")
+        for wanted in (own, theirs) if side in ours else (theirs,):
+            print(f"  {wanted}")
             print("".join(f"    {line}\n" for line in str(judge(side, events, found, wanted)).splitlines()), end="")
     return 0
 

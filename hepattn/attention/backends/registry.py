@@ -74,9 +74,9 @@ def _order(call: Call) -> tuple[str, ...]:
     """Fastest first, as `python -m hepattn.bench attention` measures it (bench/RESULTS.md).
 
     On a CPU blocked sdpa. On a GPU flash without a mask; for windows flash-attn-4, and where it is missing flex forward
-    and flash with a backward to come (but flex for a ring with heads of more than 32 channels); flex for other masks. In
-    float32, which flash does not take, sdpa in blocks for windows: flex was 17 times slower without TF32 (a hit filter
-    of 8 layers x 256 on an H100: 805 against 47 ms an event of 54,000 hits).
+    and flash with a backward to come (but flex for a ring with heads of more than 32 channels); flex for other masks.
+    For windows in float32, which flash does not take, blocked sdpa: flex was 17 times slower (the hit filter of full
+    size on an H100: 805 against 47 ms an event).
     In a traced graph sdpa takes a mask of all pairs for several events, or a bias: there it comes last.
     """
     if call.q.device.type != "cuda":
