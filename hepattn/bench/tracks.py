@@ -5,7 +5,7 @@ event. The tracker runs its hit filter first, on the GPU where there is one; the
 core. Particles that count are decided on the whole event, before any filter:
 
 - tracker's: the selection that it was trained for, in its volumes;
-- Kalman's: prompt (made within 2 mm of the beam), |eta| < 2.5, pT above the tracker's cut, at least 7 hits anywhere.
+- Kalman's: prompt (made within 2 mm of the beam), |eta| < 2.5, pT above the same cut, at least 7 hits anywhere.
 
 Each side is judged on the hits that it may use: the tracker's volumes, or all.
 """
@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--weights", default="sample", help="NAME of shipped weights, or a file (default %(default)s)")
     options.add_argument("--rounds", type=int, default=3, help="of each event (default %(default)s)")
     options.add_argument("--seeds", type=int, nargs="*", default=[1, 3], help="of the Kalman filter, a space point")
+    options.add_argument("--pt-min", type=float, help="GeV, of particles that count (default: the tracker's own cut)")
     given = options.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -105,8 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, ValueError, OSError) as error:
         print(f"hepattn.bench tracks: {error}", file=sys.stderr)
         return 1
-    own = Wanted("tracker's particles", tracker.config.selection, prompt=False)
-    theirs = Wanted("Kalman's particles", Selection(tracker.config.pt_min, 2.5, 7), prompt=True)
+    pt_min = tracker.config.pt_min if given.pt_min is None else given.pt_min
+    own = Wanted("tracker's particles", replace(tracker.config.selection, pt_min=pt_min), prompt=False)
+    theirs = Wanted("Kalman's particles", Selection(pt_min, 2.5, 7), prompt=True)
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"{len(events)} events of {given.events}, torch {torch.__version__}, {where}; intervals cover 68.3 %\n")
     milliseconds: list[float] = []

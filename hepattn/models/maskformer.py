@@ -122,7 +122,7 @@ class MaskFormer(HitModel):
 
     KIND = "maskformer"
     CONFIG = MaskFormerConfig
-    PRETRAINED = "sample"
+    PRETRAINED = "mu200"
     config: MaskFormerConfig
 
     def __init__(self, config: MaskFormerConfig | None = None, *, backend: str = "auto", **changes: Any) -> None:

@@ -65,6 +65,8 @@ class TrackerModule(TrainingModule):
         weights: begin with these instead of random ones: a .safetensors file, whose configuration replaces `network`
         begin_with_filter: begin with the encoder of the hit filter in front, which has learnt which hits belong
             together; it must read and encode hits in the same way
+        judged: particles that validation and test count; None: those that the tracker is trained on. Just above its cut
+            on pT a tracker can't tell on which side a particle is: train it on somewhat lower pT than it is judged by
 
     Raises:
         ValueError: an impossible setting
@@ -87,6 +89,7 @@ class TrackerModule(TrainingModule):
         compile: bool = False,  # noqa: A002
         weights: str | None = None,
         begin_with_filter: bool = False,
+        judged: Selection | None = None,
     ) -> None:
         if matcher not in SOLVERS:
             raise ValueError(f"matcher is one of {', '.join(SOLVERS)}, not {matcher!r}")
@@ -100,6 +103,12 @@ class TrackerModule(TrainingModule):
             self.model.take_encoder(front)
         self.loss_config = loss
         self.matcher = Matcher(matcher) if self.model.config.queries == "learned" else None
+        own = self.model.config.selection
+        if judged is not None and judged.volumes != own.volumes:
+            raise ValueError(
+                f"the tracker reads hits of volumes {own.volumes}: it can't be judged by those of {judged.volumes}"
+            )
+        self.selection = own if judged is None else judged
         self._judged: list[JudgedEvent] = []
 
     def forward(self, batch: TrackBatch) -> Seen:
@@ -137,9 +146,9 @@ class TrackerModule(TrainingModule):
     def validation_step(self, batch: EventBatch, batch_idx: int = 0) -> None:
         """Tracks of one batch, kept until the epoch ends."""
         seen = self(batch.given)
-        selection, events = self.model.config.selection, len(batch.events)
+        events = len(batch.events)
         for event, kept, tracks in zip(batch.events, batch.kept, self.model.tracks(seen, min_hits=1), strict=True):
-            self._judged.append(JudgedEvent.of(event, tracks.in_event(kept), selection, kept))
+            self._judged.append(JudgedEvent.of(event, tracks.in_event(kept), self.selection, kept))
         self.log("queries_per_event", len(seen.place) / events, on_epoch=True, batch_size=events)
         if seen.log_count is not None:
             number = batch.given.hits.num_reconstructable
@@ -151,7 +160,7 @@ class TrackerModule(TrainingModule):
         """Logs efficiency (double majority), perfect, fakes and duplicates, by all hits and by those that were kept."""
         judged, self._judged = self._judged, []
         for sizes in SIZES:
-            metrics = track_metrics([one.found for one in judged], self.model.config.min_hits, sizes)
+            metrics = track_metrics([one.found for one in judged], self.selection.min_hits, sizes)
             ending = "" if sizes == "all" else f"_{sizes}"
             for name, field in LOGGED.items():
                 self.log(f"val_{name}{ending}", getattr(metrics, field).value, prog_bar=name + ending == "efficiency")
@@ -165,7 +174,7 @@ class TrackerModule(TrainingModule):
     def on_test_epoch_end(self) -> None:
         """Prints the table with intervals, and writes it as test.json where the trainer writes."""
         judged, self._judged = self._judged, []
-        report = TrackReport(judged, self.model.config)
+        report = TrackReport(judged, self.model.config, self.selection)
         self.log("test_efficiency", report.metrics["all"].efficiency.value)
         self.report(report.table(), report.record())
 
@@ -217,21 +226,22 @@ class TrackReport:
 
     Args:
         judged: events with their tracks
-        config: of the tracker, for the selection and the filter
+        config: of the tracker, for the filter
+        selection: of the particles that count
     """
 
-    def __init__(self, judged: Sequence[JudgedEvent], config: MaskFormerConfig) -> None:
-        self.config = config
+    def __init__(self, judged: Sequence[JudgedEvent], config: MaskFormerConfig, selection: Selection) -> None:
+        self.config, self.selection = config, selection
         self.found = [one.found for one in judged]
         self.metrics: dict[Sizes, TrackMetrics] = {
-            sizes: track_metrics(self.found, config.min_hits, sizes) for sizes in SIZES
+            sizes: track_metrics(self.found, selection.min_hits, sizes) for sizes in SIZES
         }
-        self.front: FilterMetrics = filter_metrics([one.front for one in judged], 0.5, config.min_hits)
+        self.front: FilterMetrics = filter_metrics([one.front for one in judged], 0.5, selection.min_hits)
         self.scores = [one.score for one in judged if one.score is not None]
 
     def edges(self, quantity: Quantity) -> list[float]:
         """Edges of the bins of pT (GeV) or eta."""
-        selection = self.config.selection
+        selection = self.selection
         if quantity == "pt":
             return [selection.pt_min, *(edge for edge in PT_EDGES if edge > selection.pt_min)]
         reach = selection.eta_max if np.isfinite(selection.eta_max) else 4.0
@@ -239,14 +249,14 @@ class TrackReport:
 
     def against(self, quantity: Quantity, kind: Kind) -> list[Fraction]:
         """Efficiency in those bins, by all hits of a particle."""
-        return efficiency_against(self.found, quantity, self.edges(quantity), kind, min_hits=self.config.min_hits)
+        return efficiency_against(self.found, quantity, self.edges(quantity), kind, min_hits=self.selection.min_hits)
 
     def table(self) -> str:
         """The report as text."""
         c = self.config
         targets = self.metrics["all"].efficiency.total
         lines = [
-            f"target: particles with {c.selection}",
+            f"target: particles with {self.selection}",
             f"{len(self.found)} events, {targets} target particles; intervals cover 68.3 %",
         ]
         if c.filter is None:
@@ -271,7 +281,7 @@ class TrackReport:
             "hits kept": front.kept,
             "target hits kept": front.efficiency,
             "kept hits that are target": front.purity,
-            f"particles with >= {self.config.min_hits} kept": front.retention,
+            f"particles with >= {self.selection.min_hits} kept": front.retention,
         }
 
     def _score(self) -> tuple[float, float]:
@@ -284,9 +294,9 @@ class TrackReport:
         kinds: tuple[Kind, ...] = ("double_majority", "perfect")
         quantities: tuple[Quantity, ...] = ("pt", "eta")
         return {
-            "selection": str(c.selection),
+            "selection": str(self.selection),
             "events": len(self.found),
-            "min_hits": c.min_hits,
+            "min_hits": self.selection.min_hits,
             "filter": {
                 "name": c.filter,
                 "threshold": c.filter_threshold,

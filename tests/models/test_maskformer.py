@@ -186,7 +186,7 @@ def test_a_tracker_may_begin_with_the_encoder_of_a_filter(event):
 
 
 def test_shipped_weights_find_tracks_as_their_card_says():
-    made = MaskFormer.pretrained()
+    made = MaskFormer.pretrained("sample")
     events = sample_events("ttbar_mu0")[-6:]
     found = [FoundTracks.of(one, made.reconstruct(one), made.config.selection) for one in events]
     metrics = track_metrics(found)

@@ -49,7 +49,7 @@ def test_the_report_counts_by_hand():
     kept = np.ones(72, dtype=np.bool_)
     kept[[17, 60, 61, 62, 63]] = False  # the hit that the second track lacks, and most of particle 10
     one = judged(weighted(0), kept, config.selection)
-    report = TrackReport([one, judged(toy_event(1), kept, config.selection)], config)
+    report = TrackReport([one, judged(toy_event(1), kept, config.selection)], config, config.selection)
     record = report.record()
     assert record["all"]["efficiency"] == [6, 12]
     assert record["all"]["efficiency_perfect"] == [2, 12]
@@ -72,10 +72,24 @@ def test_the_report_counts_by_hand():
 
 
 def test_edges_without_a_cut_on_eta():
-    report = TrackReport([], MaskFormerConfig(**SMALL | {"eta_max": float("inf"), "pt_min": 2.0}))
+    config = MaskFormerConfig(**SMALL)
+    report = TrackReport([], config, replace(config.selection, eta_max=float("inf"), pt_min=2.0))
     assert report.edges("eta")[0] == -4
     assert report.edges("pt")[:2] == [2.0, 3.0]
     assert report.record()["all"]["efficiency"] == [0, 0]
+
+
+def test_a_tracker_is_judged_by_other_particles_than_it_is_trained_on():
+    config = MaskFormerConfig(**SMALL)
+    looser = replace(config.selection, pt_min=0.2)
+    assert TrackerModule(config).selection == config.selection
+    assert TrackerModule(config, judged=looser).selection == looser
+    with pytest.raises(ValueError, match=r"reads hits of volumes None: it can't be judged by those of \(7, 8\)"):
+        TrackerModule(config, judged=replace(looser, volumes=(7, 8)))
+    kept = np.ones(72, dtype=np.bool_)
+    record = TrackReport([judged(toy_event(0), kept, looser)], config, looser).record()
+    assert record["all"]["efficiency"] == [3, 12]
+    assert record["against"]["pt"]["edges"][:2] == [0.2, 1.0]
 
 
 @pytest.mark.parametrize("queries", ["dynamic", "learned"])
