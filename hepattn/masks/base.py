@@ -126,9 +126,10 @@ class PackedPairs:
         if self.single:
             self.n_queries, self.n_keys = (start[1].clone() for start in starts)  # a view binds a graph to its base
             return
-        self.event = queries.event.to(torch.int32)
-        self.first_query, self.first_key = (start[queries.event] for start in starts)
-        self.n_queries, self.n_keys = (start.diff()[queries.event] for start in starts)
+        # graphs of torch 2.11 without gradients can't lower FlexAttention with tables that they compute themselves
+        opaque = torch.compiler.is_compiling() and not torch.is_grad_enabled()
+        tables = _opaque_tables if opaque else _tables
+        self.event, self.first_query, self.first_key, self.n_queries, self.n_keys = tables(*starts, queries.event)
 
     def positions(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Place]:
         """Position of packed query q in its event, of packed key k in that same event (any number if it lies outside),
@@ -142,6 +143,23 @@ class PackedPairs:
     def same(self, key: Tensor, place: Place) -> Tensor:
         """Bool: the key at that position lies in the query's event."""
         return (key >= 0) & (key < place.keys)
+
+
+def _tables(queries: Tensor, keys: Tensor, event: Tensor) -> list[Tensor]:
+    """Tables over queries, `(Tq,)` int32 each: event, first query and first key of the event, and how many it has.
+
+    `queries` and `keys` (B + 1,) int32 are the first tokens of events, and the end; `event` (Tq,) is each query's.
+    """
+    firsts, numbers = zip(*((start[event], start.diff()[event]) for start in (queries, keys)), strict=True)
+    return [event.to(torch.int32), *firsts, *numbers]
+
+
+_opaque_tables = torch.library.custom_op("hepattn::event_tables", _tables, mutates_args=())
+
+
+@_opaque_tables.register_fake
+def _(queries: Tensor, keys: Tensor, event: Tensor) -> list[Tensor]:  # noqa: ARG001
+    return [torch.empty_like(event, dtype=torch.int32) for _ in range(5)]
 
 
 class MaskMod:

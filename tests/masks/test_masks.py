@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import BlockMask
 
 from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
-from hepattn.masks.base import Place
+from hepattn.masks.base import PackedPairs, Place
 from hepattn.masks.blocks import block_mask, block_relation
 from hepattn.sequence import Layout
 
@@ -240,3 +240,27 @@ def test_dense_goes_to_a_device_once() -> None:
     moved = both.to(torch.device("meta"))
     assert moved is not both
     assert mask.to(torch.device("meta")) is mask.to(torch.device("meta"))
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_a_graph_reads_the_same_positions_of_several_events(mode: type) -> None:
+    """Without gradients the tables of events come from an operation that the graph does not look into."""
+
+    def positions(
+        lengths: torch.Tensor, offsets: torch.Tensor, q: torch.Tensor, k: torch.Tensor
+    ) -> tuple[torch.Tensor | int, ...]:
+        layout = Layout(lengths, offsets, q.shape[0]).entered(q.shape[0])
+        i, j, place = PackedPairs(layout, layout).positions(q, k)
+        return i, j, place.queries, place.keys, place.event
+
+    graph = torch.compile(positions, fullgraph=True, dynamic=True, backend="aot_eager")
+    for lengths in ([3, 5, 2], [4, 4, 1, 7]):
+        layout = Layout.of(lengths, "cpu")
+        q, k = torch.randint(layout.total, (2, layout.total))
+        with mode():
+            found = graph(layout.lengths, layout.offsets, q, k)
+        i, j, place = PackedPairs(layout, layout).positions(q, k)
+        for one, right in zip(found, (i, j, place.queries, place.keys, place.event), strict=True):
+            assert torch.equal(torch.as_tensor(one), torch.as_tensor(right))
+    starts = layout.offsets.to(torch.int32)
+    torch.library.opcheck(torch.ops.hepattn.event_tables.default, (starts, starts, layout.event))

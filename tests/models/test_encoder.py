@@ -380,6 +380,9 @@ def test_on_a_gpu_every_kernel_gives_the_numbers_of_the_cpu_eager_and_compiled(b
         assert values.grad is not None
         assert values.grad.isfinite().all()
         assert torch.allclose(out.float().cpu(), expected, atol=0.1 if half else 2e-2)  # matrix products in TF32
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=half):
+            out = model(pack(x.cuda(), lengths)).values
+        assert torch.allclose(out.float().cpu(), expected, atol=0.1 if half else 2e-2)
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
