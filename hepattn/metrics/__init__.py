@@ -21,6 +21,7 @@ from hepattn.metrics.filter import (
     threshold_at_purity,
 )
 from hepattn.metrics.intervals import ONE_SIGMA, Estimate, Fraction, binned_fraction, clopper_pearson
+from hepattn.metrics.peers import Peers, peer_edges
 from hepattn.metrics.track_matching import Matches, match_tracks
 from hepattn.metrics.trackml_score import pt_weights, trackml_score, trackml_weights
 from hepattn.metrics.tracks import FoundTracks, TrackMetrics, efficiency_against, track_metrics
@@ -33,6 +34,7 @@ __all__ = [
     "FoundTracks",
     "Fraction",
     "Matches",
+    "Peers",
     "ScoredEvent",
     "TrackMetrics",
     "at_efficiency",
@@ -45,6 +47,7 @@ __all__ = [
     "match_tracks",
     "pair_recall",
     "particle_spread",
+    "peer_edges",
     "pt_weights",
     "roc_auc",
     "roc_auc_delong",

@@ -12,6 +12,7 @@ from hepattn.plotting.filter_performance import performance_by, turn_on
 from hepattn.plotting.masks import block_sizes, blocks, mask
 from hepattn.plotting.occupancy import composition, hits_per_particle, occupancy
 from hepattn.plotting.ordering import block_maps, block_recall, curves, places
+from hepattn.plotting.peers import peers
 from hepattn.plotting.performance import efficiency, kept, kernels, scores
 from hepattn.plotting.queries import (
     attention_on_own,
@@ -54,6 +55,7 @@ __all__ = [
     "kernels",
     "mask",
     "occupancy",
+    "peers",
     "performance_by",
     "places",
     "query_attention",

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hepattn.attention.agreement import expect
+from hepattn.bench.peers import found_by, kalman_side
+from hepattn.bench.tracks import Side, Wanted
 from hepattn.data.ordering import Order, hit_order, ordered_owner
 from hepattn.data.sample import sample_event, sample_events
 from hepattn.data.schema import Event, Selection
@@ -24,6 +26,7 @@ from hepattn.data.toy_tracks import Damage, damage_tracks, toy_event, true_track
 from hepattn.masks import GlobalTokens, Mask, Strided, Window
 from hepattn.metrics.attention import block_pairs, pair_recall
 from hepattn.metrics.by_particle import JudgedEvents, Quantity
+from hepattn.metrics.peers import Peers, peer_edges
 from hepattn.metrics.track_matching import KINDS
 from hepattn.metrics.tracks import FoundTracks
 from hepattn.models.hit_filter import HitFilter
@@ -37,9 +40,11 @@ from hepattn.plotting.encodings import wave_image
 from hepattn.plotting.events import View, attended, event
 from hepattn.plotting.masks import blocks, mask
 from hepattn.plotting.ordering import WINDOWS, BlockMapPanel
+from hepattn.plotting.peers import EfficiencyPanel, groups_of_hits
 from hepattn.plotting.performance import kept, scores
 from hepattn.plotting.query_numbers import assigned, costs, decode
 from hepattn.plotting.query_panels import CostPanel, HitMapPanel, Part
+from hepattn.plotting.track_panels import DetectorPanel
 from hepattn.plotting.tracks import found_tracks
 
 IMAGES = Path(__file__).resolve().parents[2] / "notebooks" / "images"
@@ -271,6 +276,22 @@ def tracking_metrics() -> Figure:
     return figure
 
 
+def tracks_against_kalman() -> Figure:
+    """Thumbnail 13: particles that the lesson's tracker or the Kalman filter alone finds, and efficiency against η."""
+    figure, (along, binned) = small(2)
+    net = MaskFormer.pretrained("sample")
+    sides = [Side("ours", net.reconstruct, net.config.selection), kalman_side()]
+    events = [sample_event(index=index) for index in range(210, 216)]
+    wanted = Wanted("", Selection(net.config.pt_min, 2.5, 7), prompt=True)
+    found = found_by(sides, events, {side.name: [side.find(of) for of in events] for side in sides}, wanted)
+    one = Peers.of({name: of[:1] for name, of in found.items()})
+    DetectorPanel(along, "xy").show(events[0], groups_of_hits(events[0], one))
+    EfficiencyPanel(binned, "eta").show(Peers.of(found), peer_edges("eta", net.config.pt_min, 2.5, 8))
+    for panel in (along, binned):
+        panel.set_axis_off()
+    return figure
+
+
 def _dots(panel: Axes, of: Event, selection: Selection) -> None:
     """The event along the beam, its reconstructable particles in colours, without legend and words."""
     event(of, "particle", views=("xy",), selection=selection, ax=panel)
@@ -299,6 +320,7 @@ THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "09": hit_filter_performance,
     "11": maskformer,
     "12": tracking_metrics,
+    "13": tracks_against_kalman,
 }
 """Number of a finished notebook -> what draws its thumbnail."""
 

@@ -251,14 +251,14 @@ def by_verdict(
     tracks = [track.hits[np.argsort(s[track.hits])] for track in found.tracks]
     judged = matches.size >= min_hits
     return (
-        _grouped(label, s, len(missed)),
+        grouped(label, s, len(missed)),
         [rows for rows, one in zip(tracks, good, strict=True) if one],
         [rows for rows, one in zip(tracks, judged & ~good, strict=True) if one],
     )
 
 
-def _grouped(label: NDArray[np.int64], s: NDArray[np.floating], count: int) -> list[NDArray[np.int64]]:
-    """Rows of each label 0 ... count - 1, by rising s."""
+def grouped(label: NDArray[np.int64], s: NDArray[np.floating], count: int) -> list[NDArray[np.int64]]:
+    """Rows of each label 0 ... count - 1, by rising s; `label` and `s` (N,), -1 = in no group."""
     rows = np.flatnonzero(label >= 0)
     rows = rows[np.lexsort((s[rows], label[rows]))]
     return np.split(rows, np.cumsum(np.bincount(label[rows], minlength=count))[:-1]) if count else []

@@ -10,6 +10,7 @@ from hepattn.widgets.events import EventExplorer
 from hepattn.widgets.kernels import KernelExplorer
 from hepattn.widgets.masks import MaskExplorer
 from hepattn.widgets.ordering import OrderingExplorer
+from hepattn.widgets.peers import PeerExplorer
 from hepattn.widgets.performance import PerformanceExplorer
 from hepattn.widgets.queries import QueryExplorer
 from hepattn.widgets.track_toys import TrackToyExplorer
@@ -27,6 +28,7 @@ __all__ = [
     "KernelExplorer",
     "MaskExplorer",
     "OrderingExplorer",
+    "PeerExplorer",
     "PerformanceExplorer",
     "QueryExplorer",
     "TrackToyExplorer",
