@@ -1,7 +1,7 @@
 """`Mask`: who may look at whom, as data."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,7 +128,7 @@ class PackedPairs:
             return
         # graphs of torch 2.11 without gradients can't lower FlexAttention with tables that they compute themselves
         opaque = torch.compiler.is_compiling() and not torch.is_grad_enabled()
-        tables = _opaque_tables if opaque else _tables
+        tables: Callable[[Tensor, Tensor, Tensor], list[Tensor]] = _opaque_tables if opaque else _tables
         self.event, self.first_query, self.first_key, self.n_queries, self.n_keys = tables(*starts, queries.event)
 
     def positions(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Place]:
