@@ -1,7 +1,7 @@
 """`Mask`: who may look at whom, as data."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,8 +128,9 @@ class PackedPairs:
             return
         # graphs of torch 2.11 without gradients can't lower FlexAttention with tables that they compute themselves
         opaque = torch.compiler.is_compiling() and not torch.is_grad_enabled()
-        tables: Callable[[Tensor, Tensor, Tensor], list[Tensor]] = _opaque_tables if opaque else _tables
-        self.event, self.first_query, self.first_key, self.n_queries, self.n_keys = tables(*starts, queries.event)
+        find = torch.ops.hepattn.event_tables if opaque else _tables
+        tables: list[Tensor] = find(*starts, queries.event)
+        self.event, self.first_query, self.first_key, self.n_queries, self.n_keys = tables
 
     def positions(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Place]:
         """Position of packed query q in its event, of packed key k in that same event (any number if it lies outside),
