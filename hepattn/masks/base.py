@@ -129,7 +129,7 @@ class PackedPairs:
         # graphs of torch 2.11 without gradients can't lower FlexAttention with tables that they compute themselves
         opaque = torch.compiler.is_compiling() and not torch.is_grad_enabled()
         find = torch.ops.hepattn.event_tables if opaque else _tables
-        tables: list[Tensor] = find(*starts, queries.event)
+        tables: list[Tensor] = find(starts[0], starts[1], queries.event)
         self.event, self.first_query, self.first_key, self.n_queries, self.n_keys = tables
 
     def positions(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Place]:
