@@ -175,12 +175,13 @@ def group_handles(names: Sequence[str]) -> list[Line2D]:
     return [*handles, Line2D([], [], linestyle="", marker="o", color=style.FAINT, label="all hits")]
 
 
-def groups_of_hits(event: Event, of: Peers) -> tuple[list[NDArray[np.int64]], ...]:
+def groups_of_hits(event: Event, of: Peers, most: int | None = None) -> tuple[list[NDArray[np.int64]], ...]:
     """Hits of the particles on which the finders of one event don't agree, and of those that neither found.
 
     Args:
         event: the event, with truth
         of: what was found in this event alone
+        most: particles of each group, the hardest; left out, all
 
     Returns:
         neither, only the first, only the second, in the order of `DetectorPanel.show`: of each particle all rows of
@@ -193,7 +194,16 @@ def groups_of_hits(event: Event, of: Peers) -> tuple[list[NDArray[np.int64]], ..
     if particle is None or event.particles is None or len(event.particles) != len(of.wanted):
         raise ValueError(f"event {event.event_id} doesn't have the {len(of.wanted)} particles that were compared")
     _, first, second, neither = of.groups().values()
-    return tuple(_hits(event, mask) for mask in (neither, first, second))
+    return tuple(_hits(event, _hardest(mask, of, most)) for mask in (neither, first, second))
+
+
+def _hardest(chosen: NDArray[np.bool_], of: Peers, most: int | None) -> NDArray[np.bool_]:
+    """The `most` of the chosen particles that have the highest pT."""
+    if most is None or chosen.sum() <= most:
+        return chosen
+    kept = np.zeros_like(chosen)
+    kept[np.argsort(np.where(chosen, of.pt, -np.inf))[-most:]] = True
+    return kept
 
 
 def _hits(event: Event, chosen: NDArray[np.bool_]) -> list[NDArray[np.int64]]:

@@ -22,11 +22,15 @@ from hepattn.widgets.base import Explorer, choice, slider
 
 __all__ = ["PeerExplorer"]
 
+DRAWN = 150
+"""Particles of a group that the detector shows, the hardest: more can't be told apart."""
+
 
 class PeerExplorer(Explorer):
     """Two finders on the same events, with cuts on the particles that count.
 
-    Left: the particles on which they don't agree, and those that neither found, along the beam. Then the efficiency of
+    Left: the particles on which they don't agree, and those that neither found, along the beam (of each group at most
+    `DRAWN`). Then the efficiency of
     each against pT and η. Below: the numbers of each. Tracks are found and matched once, before. State:
 
     - `event`: a number from 0;
@@ -114,7 +118,7 @@ class PeerExplorer(Explorer):
     def update(self) -> str:
         """Moves lines, points and intervals; returns the numbers of each."""
         event, of, wanted = self.events[self.event], self.shown(), self.counted()
-        self.detector.show(event, groups_of_hits(event, of))
+        self.detector.show(event, groups_of_hits(event, of, DRAWN))
         cut = wanted.selection
         self.against_pt.show(of, peer_edges("pt", cut.pt_min, cut.eta_max))
         self.against_eta.show(of, peer_edges("eta", cut.pt_min, cut.eta_max))
@@ -138,4 +142,6 @@ class PeerExplorer(Explorer):
             for name, cells in rows.items()
         )
         who = "; ".join(f"{escape(name)}: {words(share)}" for name, share in of.shares().items())
-        return f"<table border=1 cellpadding=4><tr>{head}</tr>{body}</table>who finds what: {who}"
+        many = max(int(part.sum()) for name, part in of.groups().items() if name != "both") > DRAWN
+        note = f"<br>In the detector: of each group the {DRAWN} particles of highest pT." if many else ""
+        return f"<table border=1 cellpadding=4><tr>{head}</tr>{body}</table>who finds what: {who}{note}"

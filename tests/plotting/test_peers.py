@@ -103,6 +103,11 @@ def test_hits_are_those_of_particles_that_one_alone_or_neither_found(of):
             owner = event.hits.particle[rows[0]]
             assert sorted(rows.tolist()) == np.flatnonzero(event.hits.particle == owner).tolist()
             assert (np.diff(event.hits.s[rows]) >= 0).all()
+    hardest = groups_of_hits(event, of, most=2)
+    for few, name in zip(hardest, ("neither", "only one", "only other"), strict=True):
+        rows = np.flatnonzero(groups[name])
+        expected = rows[np.argsort(of.pt[rows])[-2:]]
+        assert {int(event.hits.particle[hits[0]]) for hits in few} == set(expected.tolist())
     with pytest.raises(ValueError, match="doesn't have the"):
         groups_of_hits(sample_event(index=2), of)
 

@@ -77,11 +77,16 @@ def test_cuts_say_who_counts_and_where_bins_lie(explorer, events):
     assert np.array_equal(explorer.shown().wanted, looser.particles(events[0]))
 
 
-def test_lines_in_the_detector_are_the_particles_on_whom_they_do_not_agree(explorer):
+def test_lines_in_the_detector_are_the_particles_on_whom_they_do_not_agree(explorer, monkeypatch):
     explorer.draw()
+    assert "In the detector" not in explorer.numbers.value
     neither, first, second = (np.isnan(line.get_xdata()).sum() for line in explorer.detector.lines)
     shares = list(explorer.shown().shares().values())
     assert (first, second, neither) == tuple(share.passed for share in shares[1:])
+    monkeypatch.setattr("hepattn.widgets.peers.DRAWN", 1)
+    explorer.draw()
+    assert [np.isnan(line.get_xdata()).sum() for line in explorer.detector.lines] == [1, 1, 1]
+    assert "of each group the 1 particles of highest pT" in explorer.numbers.value
 
 
 def test_every_control_moves_the_picture_and_no_artist_is_made(explorer):
