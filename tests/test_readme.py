@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-import hepattn
 from hepattn.bench.__main__ import BENCHES
 from hepattn.training.callbacks import ScoreWriter
 from hepattn.training.track_writer import TrackWriter

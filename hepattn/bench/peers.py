@@ -1,16 +1,50 @@
-"""The two sides of `hepattn.bench.tracks` for a notebook: the Kalman filter as a side, and tracks with their truth."""
+"""Who finds tracks, which particles count, and how each side is judged: for `hepattn.bench.tracks` and notebooks."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from hepattn.bench.tracks import Side, Wanted
-from hepattn.data.schema import Event, Selection
+import numpy as np
+
+from hepattn.data.schema import BoolArray, Event, Selection
 from hepattn.data.simulation.kalman import KalmanConfig, kalman_tracks
 from hepattn.data.simulation.packages import require
 from hepattn.data.tracks import Tracks
-from hepattn.metrics.tracks import FoundTracks
+from hepattn.metrics.tracks import FoundTracks, TrackMetrics, track_metrics
 
-__all__ = ["found_by", "kalman_side"]
+__all__ = ["PROMPT", "Finder", "Side", "Wanted", "found_by", "judge", "kalman_side"]
+
+PROMPT = 2.0
+"""mm from the beam axis: a particle made nearer is prompt."""
+
+Finder = Callable[[Event], Tracks]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Who finds tracks, in which volumes, and how fast."""
+
+    name: str
+    find: Finder
+    selection: Selection
+    """Its volumes decide which hits count."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Particles that count: selected, and where asked for made near the beam."""
+
+    name: str
+    selection: Selection
+    prompt: bool
+
+    def particles(self, event: Event) -> BoolArray:
+        """(p,) bool, True = counts."""
+        assert event.particles is not None
+        near = np.hypot(event.particles.vx, event.particles.vy) < PROMPT
+        return self.selection.particles(event) & (near | (not self.prompt))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.selection}{', prompt' if self.prompt else ''}"
 
 
 def kalman_side(name: str = "Kalman filter", config: KalmanConfig | None = None) -> Side:
@@ -35,7 +69,7 @@ def kalman_side(name: str = "Kalman filter", config: KalmanConfig | None = None)
 def found_by(
     sides: Sequence[Side], events: Sequence[Event], tracks: Mapping[str, Sequence[Tracks]], wanted: Wanted
 ) -> dict[str, list[FoundTracks]]:
-    """The tracks of each side with the truth to judge them by, as `hepattn.bench.tracks.judge` judges them.
+    """The tracks of each side with the truth to judge them by.
 
     Args:
         sides: who found them; the volumes of a side's selection decide which hits count
@@ -53,3 +87,8 @@ def found_by(
         ]
         for side in sides
     }
+
+
+def judge(side: Side, events: Sequence[Event], found: Sequence[Tracks], wanted: Wanted) -> TrackMetrics:
+    """Metrics of one side's tracks over events, for the particles that are wanted, by the hits that it may use."""
+    return track_metrics(found_by([side], events, {side.name: found}, wanted)[side.name])

@@ -14,60 +14,18 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from hepattn.data.schema import BoolArray, Event, Selection
+from hepattn.bench.peers import Side, Wanted, judge, kalman_side
+from hepattn.data.schema import Event, Selection
+from hepattn.data.simulation.kalman import KalmanConfig
 from hepattn.data.sources import open_events
 from hepattn.data.tracks import Tracks
-from hepattn.metrics.tracks import FoundTracks, TrackMetrics, track_metrics
 from hepattn.models.maskformer import MaskFormer
-
-PROMPT = 2.0
-"""mm from the beam axis: a particle made nearer is prompt."""
-
-Finder = Callable[[Event], Tracks]
-
-
-@dataclass(frozen=True)
-class Side:
-    """Who finds tracks, in which volumes, and how fast."""
-
-    name: str
-    find: Finder
-    selection: Selection
-    """Its volumes decide which hits count."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Particles that count: selected, and where asked for made near the beam."""
-
-    name: str
-    selection: Selection
-    prompt: bool
-
-    def particles(self, event: Event) -> BoolArray:
-        """(p,) bool, True = counts."""
-        assert event.particles is not None
-        near = np.hypot(event.particles.vx, event.particles.vy) < PROMPT
-        return self.selection.particles(event) & (near | (not self.prompt))
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.selection}{', prompt' if self.prompt else ''}"
-
-
-def judge(side: Side, events: Sequence[Event], found: Sequence[Tracks], wanted: Wanted) -> TrackMetrics:
-    """Metrics of one side's tracks over events, for the particles that are wanted, by the hits that it may use."""
-    judged = []
-    for event, tracks in zip(events, found, strict=True):
-        one = FoundTracks.of(event, tracks, side.selection)
-        judged.append(replace(one, reconstructable=wanted.particles(event)))
-    return track_metrics(judged)
 
 
 def run(side: Side, events: Sequence[Event], rounds: int) -> tuple[list[Tracks], float]:
@@ -134,11 +92,5 @@ def _ours(tracker: MaskFormer, weights: str, device: str) -> list[Side]:
 
 
 def _kalman(seeds: int, pt_min: float) -> Side:
-    from hepattn.data.simulation.kalman import KalmanConfig, kalman_tracks
-
     config = KalmanConfig(pt_min=min(0.5, pt_min), seeds_per_space_point=seeds)
-
-    def find(event: Event) -> Tracks:
-        return kalman_tracks(event, config).tracks
-
-    return Side(f"ACTS Kalman filter, {seeds} seed{'s' if seeds > 1 else ''}, 1 core", find, Selection(pt_min, 2.5, 7))
+    return kalman_side(f"ACTS Kalman filter, {seeds} seed{'s' if seeds > 1 else ''}, 1 core", config)

@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hepattn.attention.agreement import expect
-from hepattn.bench.peers import found_by, kalman_side
-from hepattn.bench.tracks import Side, Wanted
+from hepattn.bench.peers import Side, Wanted, found_by, kalman_side
 from hepattn.data.ordering import Order, hit_order, ordered_owner
 from hepattn.data.sample import sample_event, sample_events
 from hepattn.data.schema import Event, Selection

@@ -7,8 +7,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from hepattn.bench.peers import found_by
-from hepattn.bench.tracks import Side, Wanted
+from hepattn.bench.peers import Side, Wanted, found_by
 from hepattn.data.schema import Event
 from hepattn.data.tracks import Tracks
 from hepattn.metrics.intervals import Fraction

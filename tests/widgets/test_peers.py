@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hepattn.bench.tracks import Side, Wanted, judge
+from hepattn.bench.peers import Side, Wanted, judge
 from hepattn.data import Damage, Event, Selection, Tracks, damage_tracks, sample_event, true_tracks
 from hepattn.widgets import PeerExplorer
 
