@@ -66,7 +66,7 @@ class TrackerModule(TrainingModule):
         begin_with_filter: begin with the encoder of the hit filter in front, which has learnt which hits belong
             together; it must read and encode hits in the same way
         judged: particles that validation and test count; None: those that the tracker is trained on. Just above its cut
-            on pT a tracker can't tell on which side a particle is: train it on somewhat lower pT than it is judged by
+            on pT a tracker can't tell on which side a particle is; it may be trained on lower pT than it is judged by
 
     Raises:
         ValueError: an impossible setting

@@ -157,7 +157,7 @@ def main(argv: Sequence[str]) -> int:
     door = flash.door()
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     sys.stdout.write(f"{name}, torch {torch.__version__}, flash through {door.name if door else 'nothing'}\n")
-    sys.stdout.write("errors in units of what is allowed: twice the reference's own error in that dtype\n\n")
+    sys.stdout.write("errors in units of what is allowed, see hepattn.attention.agreement\n\n")
     sys.stdout.write(
         f"{'kernel':<8}{'dtype':<10}{'passed':>7}{'refused':>8}{'failed':>7}{'value':>8}{'lse':>8}{'gradient':>9}\n"
     )
