@@ -8,6 +8,7 @@ where terms cancel, and where there is one term only. In bfloat16 it is nothing 
 one token more on each side is found there too, in values and in gradients.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -71,7 +72,9 @@ class Deviation:
     @property
     def ratio(self) -> float:
         """The error as a multiple of what is allowed; at most 1 is right."""
-        return self.error / self.allowed if self.allowed else float("inf") * self.error if self.error else 0.0
+        if self.allowed == 0:
+            return math.inf if self.error else 0.0
+        return self.error / self.allowed
 
 
 def deviation(found: Tensor, exact: Tensor, same: Tensor, dtype: torch.dtype, terms: float) -> Deviation:

@@ -43,16 +43,25 @@ def attend_reference(
     k_parts, v_parts = k.split(keys.host_lengths), v.split(keys.host_lengths)
     for event, q_part in enumerate(q.split(queries.host_lengths)):
         k_part, v_part = k_parts[event], v_parts[event]
-        pairs = allowed_pairs(mask, len(q_part), len(k_part), event, q.device)[:, None]
-        empty = ~pairs.any(-1, keepdim=True)
-        scores = torch.einsum("qhd,khd->qhk", q_part, k_part) * factor
-        if bias is not None:
-            i = torch.arange(len(q_part), device=q.device)
-            added = bias.added(i[:, None], i[None, :], len(q_part)).transpose(0, 1)
-            scores = scores + added.to(scores.dtype)
-        scores = scores.masked_fill(~pairs & ~empty, -torch.inf)
-        weights = scores.softmax(-1).masked_fill(empty, 0) if len(k_part) else scores
+        pairs = allowed_pairs(mask, len(q_part), len(k_part), event, q.device)
+        scores, weights = event_weights(q_part, k_part, pairs, factor, bias)
         outs.append(torch.einsum("qhk,khd->qhd", weights, v_part))
         lse = scores.logsumexp(-1) if len(k_part) else scores.new_full(scores.shape[:2], -torch.inf)
-        lses.append(lse.masked_fill(empty[..., 0], -torch.inf))
+        lses.append(lse.masked_fill(~pairs.any(-1, keepdim=True), -torch.inf))
     return torch.cat(outs), torch.cat(lses)
+
+
+def event_weights(
+    q: Tensor, k: Tensor, pairs: Tensor, factor: float, bias: DistanceBias | None
+) -> tuple[Tensor, Tensor]:
+    """`(n, H, m)` scores of one event, -inf where `pairs` (n, m) is False, and their softmax over the keys.
+
+    A query that may attend to nothing keeps its scores, and has weights of zero.
+    """
+    empty = ~pairs.any(-1, keepdim=True)[:, None]
+    scores = torch.einsum("qhd,khd->qhk", q, k) * factor
+    if bias is not None:
+        i = torch.arange(len(q), device=q.device)
+        scores = scores + bias.added(i[:, None], i[None, :], len(q)).transpose(0, 1).to(scores.dtype)
+    scores = scores.masked_fill(~pairs[:, None] & ~empty, -torch.inf)
+    return scores, scores.softmax(-1).masked_fill(empty, 0) if len(k) else scores

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hepattn.attention.bias import DistanceBias
-from hepattn.attention.reference import allowed_pairs
+from hepattn.attention.reference import allowed_pairs, event_weights
 from hepattn.masks.base import Mask
 from hepattn.sequence import Layout, Lengths
 
@@ -73,21 +73,19 @@ def _of_event(
     q: Tensor, g: Tensor, k: Tensor, v: Tensor, pairs: Tensor, bias: DistanceBias | None
 ) -> tuple[Tensor, Tensor]:
     """`(5,)` the largest of score, out, q, k and v, and `(H,)` of the slopes."""
-    scale, closed = q.shape[-1] ** -0.5, ~pairs
-    scores, added = scale * torch.einsum("qhd,khd->hqk", q, k), scale * torch.einsum("qhd,khd->hqk", q.abs(), k.abs())
-    apart = torch.zeros_like(scores[0])
+    scale = q.shape[-1] ** -0.5
+    weights = event_weights(q, k, pairs, scale, bias)[1].detach().transpose(0, 1)
+    added = scale * torch.einsum("qhd,khd->hqk", q.abs(), k.abs())
+    apart = torch.zeros_like(added[0])
     if bias is not None:
         i = torch.arange(len(q), device=q.device)
-        of_bias = bias.added(i[:, None], i[None, :], len(q)).detach().double()
-        scores, added = scores + of_bias, added + of_bias.abs()
+        added = added + bias.added(i[:, None], i[None, :], len(q)).detach().double().abs()
         apart = bias.distance(i[:, None], i[None, :], len(q)).double()
-    empty = closed.all(-1, keepdim=True)
-    weights = scores.masked_fill(closed & ~empty, -torch.inf).softmax(-1).masked_fill(empty, 0)
     out = torch.einsum("hqk,khd->qhd", weights, v)
     both = torch.einsum("qhd,khd->hqk", g.abs(), v.abs()) + (g * out).abs().sum(-1).T[..., None]
     derivative = torch.einsum("qhd,khd->hqk", g, v) - (g * out).sum(-1).T[..., None]
     sums = (
-        added.masked_fill(closed, 0),
+        added.masked_fill(~pairs, 0),
         torch.einsum("hqk,khd->qhd", weights, v.abs()),
         scale * torch.einsum("hqk,khd->qhd", weights * both, k.abs()),
         scale * torch.einsum("hqk,qhd->khd", weights * both, q.abs()),

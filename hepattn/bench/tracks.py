@@ -4,7 +4,7 @@
 event. The tracker runs its hit filter first, on the GPU where there is one; the Kalman filter (extra `sim`) runs on one
 core. Particles that count are decided on the whole event, before any filter:
 
-- tracker's: the selection that it was trained for, in its volumes;
+- tracker's: the selection that it was trained for (pT above --pt-min, where given), in its volumes;
 - Kalman's: prompt (made within 2 mm of the beam), |eta| < 2.5, pT above the same cut, at least 7 hits anywhere.
 
 Each side is judged on the hits that it may use: the tracker's volumes, or all.
@@ -59,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         events = [source[index] for index in range(max(0, len(source) - given.last), len(source))]
         file = Path(given.weights)
         tracker = (MaskFormer.load(file) if file.suffix else MaskFormer.pretrained(given.weights)).to(device)
+        pt_min = tracker.config.pt_min if given.pt_min is None else given.pt_min
         ours = _ours(tracker, given.weights, device)
-        sides = [*ours, *(_kalman(seeds, tracker.config.pt_min) for seeds in given.seeds)]
+        sides = [*ours, *(_kalman(seeds, pt_min) for seeds in given.seeds)]
     except (ImportError, ValueError, OSError) as error:
         print(f"hepattn.bench tracks: {error}", file=sys.stderr)
         return 1
-    pt_min = tracker.config.pt_min if given.pt_min is None else given.pt_min
     own = Wanted("tracker's particles", replace(tracker.config.selection, pt_min=pt_min), prompt=False)
     theirs = Wanted("Kalman's particles", Selection(pt_min, 2.5, 7), prompt=True)
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"

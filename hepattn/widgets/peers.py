@@ -29,8 +29,8 @@ class PeerExplorer(Explorer):
     """Two finders on the same events, with cuts on the particles that count.
 
     Left: the particles on which they don't agree, and those that neither found, along the beam (of each group at most
-    `DRAWN`). Then the efficiency of
-    each against pT and η. Below: the numbers of each. Tracks are found and matched once, before. State:
+    `DRAWN`). Then the efficiency of each against pT and η. Below: the numbers of each. Tracks are found and matched
+    once, before. State:
 
     - `event`: a number from 0;
     - `wanted`: the name of a `Wanted`: which particles count;

@@ -58,6 +58,11 @@ class Call:
         return (self.q, self.k, self.v) if self.bias is None else (self.q, self.k, self.v, self.bias.slopes)
 
     @property
+    def event_pairs(self) -> int:
+        """Pairs of a query and a key of one event, in all events, whatever the mask says."""
+        return sum(n * m for n, m in zip(self.queries.host_lengths, self.keys.host_lengths, strict=True))
+
+    @property
     def needs_grad(self) -> bool:
         """Whether a gradient will be asked of this call."""
         return torch.is_grad_enabled() and any(t.requires_grad for t in self.leaves)

@@ -86,7 +86,7 @@ def _kind(mask: Mask | None) -> str:
 
 
 def _run_compiled(call: Call, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Any:
-    """One kernel for all lengths, or where that does not compile (`_static_kinds`) one a length."""
+    """One kernel for all lengths, or where that does not compile (`STATIC_KINDS`) one a length."""
     from torch._dynamo.exc import FailOnRecompileLimitHit  # slow to import
     from torch._inductor.exc import InductorError
 

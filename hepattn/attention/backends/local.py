@@ -165,7 +165,7 @@ def local_attention(call: Call, *, block: int | None = None) -> tuple[Tensor, Te
         k, v = (cut(x, edges.keys, width) for x in (call.k, call.v))
         added = None if added is None else added[edges.blocks]
         at_edge = _blocks(call, cut(call.q, edges.queries, plan.block), k, v, edges.mask, added)
-        # in place where nothing looks back: the copy is of all blocks, and as slow as a fifth of the rest
+        # in place where no gradient looks back: else all blocks are copied
         put = out.index_copy if out.requires_grad else out.index_copy_
         out = put(0, edges.blocks, at_edge[0])
         lse = None if lse is None or at_edge[1] is None else lse.index_copy(0, edges.blocks, at_edge[1])

@@ -43,7 +43,7 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
         return _batch(call, *alike), None
     if call.bias is not None or (call.mask is not None and pair_share(call) < DENSE_FROM):
         return sparse_attention(call)
-    total = sum(n * m for n, m in zip(call.queries.host_lengths, call.keys.host_lengths, strict=True))
+    total = call.event_pairs
     if call.queries.batch == 1:
         return _event(call, call.q, call.k, call.v, 0, total)
     outs, lses = [], []

@@ -62,8 +62,7 @@ def pair_share(call: Call) -> float:
     """Pairs that a call looks at block by block, as a share of all pairs inside its events; above 1 in short events."""
     sizes = _sizes(call)
     looked_at = int(_needed(call, sizes).sum()) * sizes[0] * sizes[1]
-    every = sum(n * m for n, m in zip(call.queries.host_lengths, call.keys.host_lengths, strict=True))
-    return looked_at / max(every, 1)
+    return looked_at / max(call.event_pairs, 1)
 
 
 def _groups(needed: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
