@@ -1,0 +1,50 @@
+"""The ablation: what a sector of an event holds, and a small training to its end."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from hepattn.bench.ablation import main, sector
+from hepattn.data import sample_events, write_parquet
+from hepattn.data.dataset import hit_batch
+from hepattn.data.features import DEFAULT_FEATURES
+from hepattn.data.schema import Selection
+from hepattn.metrics.ablation import read_runs
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_sector_holds_all_hits_up_to_its_end_as_they_were(share: float) -> None:
+    batch = hit_batch(sample_events("ttbar_mu0")[0], DEFAULT_FEATURES, Selection())
+    part = sector(batch, share)
+    phi = batch.inputs.values[:, -4]
+    wanted = [row for row, angle in enumerate(phi.tolist()) if angle <= -math.pi + share * 2 * math.pi]
+    assert part.row.tolist() == wanted
+    assert part.inputs.lengths.tolist() == [len(wanted)]
+    assert torch.equal(part.inputs.values, batch.inputs.values[wanted])
+    assert torch.equal(part.target, batch.target[wanted])
+    assert torch.equal(part.particle, batch.particle[wanted])
+    assert part.reconstructable is batch.reconstructable  # decided on the whole event
+
+
+def test_training_is_kept_and_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events, out = sample_events("ttbar_mu0"), tmp_path / "runs.jsonl"
+    write_parquet(tmp_path / "events", [events[i] for i in range(12)])
+    command = ["--events", str(tmp_path / "events"), "--out", str(out), "--variants", "gate", "--workers", "0"]
+    small = {"dim": 16, "layers": 1, "heads": 1, "window": 32, "steps": 135, "warmup": 5, "seeds": 1, "held-out": 4}
+    command += [word for name, value in small.items() for word in (f"--{name}", str(value))]
+    command += ["--sector", "0.3"]
+    assert main(command) == 0
+    runs = read_runs(out)
+    assert [(run.variant, run.seed, run.steps) for run in runs] == [("gate", 1, 135)]
+    assert runs[0].steps_per_second
+    assert 0.5 < runs[0].auc < 1
+    text = capsys.readouterr().out
+    assert "8 events to train on, 4 held out" in text
+    assert "135 steps, each on 30% of an event" in text
+    assert main(command) == 0
+    assert read_runs(out) == runs
+    with pytest.raises(SystemExit):
+        main([*command[:-1], "0"])
+    assert "--sector is a share of a full turn" in capsys.readouterr().err
