@@ -70,7 +70,7 @@ class PerHit(nn.Module):
 
     def forward(self, x: Packed) -> Packed:
         """Values (T, dim) -> (T, dim)."""
-        values, layout = x.values, Layout.of(x.lengths, x.values.device)
+        values, layout = x.values, Layout.of(x.lengths, x.values.device, total=len(x.values))
         for step, dense in zip(self.steps, self.dense, strict=True):
             values = step(values, dense, layout)
         return x.with_values(self.norm(values))

@@ -88,6 +88,15 @@ def test_each_hit_sees_its_window_in_phi_and_no_other():
     assert (alone.values.grad.abs().sum(1) > 0).nonzero().flatten().tolist() == [3]
 
 
+@pytest.mark.parametrize("attention", [True, False])
+def test_encoder_compiles_as_one_graph(attention: bool):
+    net, alone, more = model(attention=attention), packed(30), packed(25)
+    expected = [net.logits(x) for x in (alone, more)]
+    net.encoder.compile(backend="eager", fullgraph=True, dynamic=True)
+    for x, right in zip((alone, more), expected, strict=True):
+        torch.testing.assert_close(net.logits(x), right)
+
+
 def test_the_comparison_network_is_of_like_size():
     sizes = [
         sum(p.numel() for p in model(attention=a, encoder=EncoderConfig(64, 2, 4)).parameters()) for a in (True, False)

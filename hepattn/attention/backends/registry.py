@@ -76,7 +76,8 @@ def _order(call: Call) -> tuple[str, ...]:
     On a CPU blocked sdpa. On a GPU flash without a mask; for windows flash-attn-4, and where it is missing flex forward
     and flash with a backward to come (but flex for a ring with heads of more than 32 channels); flex for other masks.
     For windows in float32, which flash does not take, blocked sdpa: flex was 17 times slower (the hit filter of full
-    size on an H100: 805 against 47 ms an event).
+    size on an H100: 805 against 47 ms an event). The same for a bias whose slopes learn: flex adds up their gradient
+    pair by pair, into one number a head.
     In a traced graph sdpa takes a mask of all pairs for several events, or a bias: there it comes last.
     """
     if call.q.device.type != "cuda":
@@ -86,7 +87,8 @@ def _order(call: Call) -> tuple[str, ...]:
             return ("flash", "flex", "sdpa")
         return ("flash", "sdpa", "flex") if call.queries.batch > 1 or call.q.dtype in flash.DTYPES else ("sdpa", "flex")
     kernel = flash.door()
-    if isinstance(call.mask, Window) and call.q.dtype not in flash.DTYPES:
+    slopes_learn = call.bias is not None and call.bias.slopes.requires_grad and torch.is_grad_enabled()
+    if isinstance(call.mask, Window) and (slopes_learn or call.q.dtype not in flash.DTYPES):
         return ("sdpa", "flex")
     if isinstance(call.mask, Window) and kernel is not None:
         ring = call.mask.wrap and call.q.shape[-1] > 32
