@@ -18,10 +18,10 @@ from hepattn.data.dataset import COORDINATES, hit_inputs
 from hepattn.data.features import DEFAULT_FEATURES, check_features
 from hepattn.data.sample import data_directory
 from hepattn.data.schema import Event, Selection
-from hepattn.encodings import Encoding, Sinusoidal, make_encoding
+from hepattn.encodings import Encoding, Rotary, RotaryFields, Sinusoidal, make_encoding
 from hepattn.encodings.base import close_turn
 from hepattn.masks import Window
-from hepattn.models.encoder import Encoder
+from hepattn.models.encoder import Encoded, Encoder
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.sequence import Packed
 
@@ -58,6 +58,9 @@ class HitModelConfig:
     """"none" encodes no coordinate. The others are `hepattn.encodings` by name, at that encoding's own frequencies, two
     channels for each octave above; "periodic" is for phi, beside "sinusoidal" for the rest. All but octaves want units
     in which a detector is of order one: r_unit = z_unit = 1000."""
+    rotary: bool = False
+    """Queries and keys of every layer are turned by phi and eta too, see `hepattn.encodings.Rotary`: attention then
+    sees how far apart two hits are."""
     title: ClassVar[str] = "model of hits"
     """What a model with such a configuration is called in messages."""
 
@@ -75,6 +78,8 @@ class HitModelConfig:
             raise ValueError(f"encoding is one of {', '.join(get_args(HitEncoding))}, not {self.encoding!r}")
         if not (self.r_unit > 0 and self.z_unit > 0):
             raise ValueError(f"r_unit and z_unit are lengths > 0 in mm, not {self.r_unit} and {self.z_unit}")
+        if self.rotary and self.encoder.dim // self.encoder.num_heads < 4:
+            raise ValueError("rotary turns by phi and eta, two channels each: give heads of at least 4 channels")
 
     @property
     def selection(self) -> Selection:
@@ -143,6 +148,11 @@ def _encoding(kind: HitEncoding, column: int, octaves: int) -> Encoding:
     return make_encoding(kind, 2 * octaves, **({"seed": column} if kind == "fourier" else {}))
 
 
+def _turn_by_phi(channels: int) -> Rotary:
+    """Fine enough for a window's phi differences: at most 512 turns of the channels in a turn of phi."""
+    return Rotary(channels, alpha=512.0, periodic=True)
+
+
 class CountHead(nn.Module):
     """Estimates log(1 + number of reconstructable particles) of an event from its CLS tokens.
 
@@ -184,6 +194,8 @@ class HitModel(nn.Module):
         width, dim = len(c.features) + self.encoding.channels, c.encoder.dim
         self.input = nn.Sequential(nn.Linear(width, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
         self.encoder: nn.Module = self.make_encoder(backend)
+        head_dim = dim // c.encoder.num_heads
+        self.rotary = RotaryFields({"phi": _turn_by_phi, "eta": Rotary}, head_dim) if c.rotary else None
 
     def make_encoder(self, backend: str) -> nn.Module:
         """The encoder over embedded hits, with a circular window."""
@@ -207,6 +219,16 @@ class HitModel(nn.Module):
         hits = Packed(inputs.values, inputs.lengths).sort(inputs.values[:, features].float())
         named, coordinates = hits.values[:, :features], hits.values[:, features:].float()
         return hits.with_values(self.input(torch.cat([named, self.encoding(coordinates)], dim=1))), coordinates
+
+    def encode(self, hits: Packed, coordinates: Tensor) -> Encoded:
+        """Embedded hits through the encoder, which turns queries and keys where the configuration says so.
+
+        Args:
+            hits: as `embed` gives them
+            coordinates: likewise
+        """
+        assert isinstance(self.encoder, Encoder)
+        return self.encoder.encode(hits, rotation=None if self.rotary is None else self.rotary(coordinates[:, :2]))
 
     def set_backend(self, backend: str) -> None:
         """Another attention kernel; the same numbers."""
@@ -233,7 +255,7 @@ class HitModel(nn.Module):
             ValueError: it reads or encodes hits in another way; the settings that differ are named
         """
         sizes = ("phi_octaves", "eta_octaves", "r_octaves", "z_octaves", "r_unit", "z_unit")
-        names = ("features", *sizes, "encoding", "encoder")
+        names = ("features", *sizes, "encoding", "rotary", "encoder")
         differing = [name for name in names if getattr(self.config, name) != getattr(other.config, name)]
         if differing or type(self.encoder) is not type(other.encoder):
             what = ", ".join(differing) or "attention"

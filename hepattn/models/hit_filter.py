@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from hepattn.data.schema import Event
-from hepattn.encodings import Rotary, RotaryFields
 from hepattn.layers import Dense, Residual, make_norm
 from hepattn.layers.experts import RouterLosses
 from hepattn.models.encoder import Encoder
@@ -27,8 +26,6 @@ class HitFilterConfig(HitModelConfig):
 
     attention: bool = True
     """False leaves attention out: a residual network of like size that sees each hit alone, for comparison."""
-    rotary: bool = False
-    """Queries and keys of every layer are turned by phi and eta too, see `hepattn.encodings.Rotary`."""
     count: bool = False
     """Also estimate how many particles of an event are reconstructable, from its CLS tokens (`encoder.cls` >= 1)."""
 
@@ -38,15 +35,8 @@ class HitFilterConfig(HitModelConfig):
         super().__post_init__()
         if self.rotary and not self.attention:
             raise ValueError("rotary turns queries and keys, and attention=False has none: leave one of them out")
-        if self.rotary and self.encoder.dim // self.encoder.num_heads < 4:
-            raise ValueError("rotary turns by phi and eta, two channels each: give heads of at least 4 channels")
         if self.count and not (self.attention and self.encoder.cls):
             raise ValueError("count reads the encoder's CLS tokens: give encoder.cls=1, and attention")
-
-
-def _turn_by_phi(channels: int) -> Rotary:
-    """Fine enough for a window's phi differences: at most 512 turns of the channels in a turn of phi."""
-    return Rotary(channels, alpha=512.0, periodic=True)
 
 
 class PerHit(nn.Module):
@@ -117,8 +107,6 @@ class HitFilter(HitModel):
         super().__init__(c, backend=backend)
         dim = c.encoder.dim
         self.output = nn.Linear(dim, 1)
-        head_dim = dim // c.encoder.num_heads
-        self.rotary = RotaryFields({"phi": _turn_by_phi, "eta": Rotary}, head_dim) if c.rotary else None
         self.count_head = CountHead(c.encoder.cls, dim) if c.count else None
 
     @override
@@ -163,8 +151,7 @@ class HitFilter(HitModel):
         hits, coordinates = self.embed(inputs)
         losses = log_count = None
         if isinstance(self.encoder, Encoder):
-            angles = None if self.rotary is None else self.rotary(coordinates[:, :2])
-            encoded = self.encoder.encode(hits, rotation=angles)
+            encoded = self.encode(hits, coordinates)
             x, losses = encoded.tokens.values, encoded.losses
             log_count = None if self.count_head is None else self.count_head(encoded.cls, hits.lengths)
         else:

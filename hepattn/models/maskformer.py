@@ -18,7 +18,6 @@ from hepattn.data.schema import BoolArray, Event
 from hepattn.data.tracks import TrackParameters, Tracks
 from hepattn.layers.experts import RouterLosses
 from hepattn.models.decoder import Decoded, Decoder, DecoderConfig, Head
-from hepattn.models.encoder import Encoder
 from hepattn.models.hit_encoder import CountHead, HitModel, HitModelConfig, Octaves
 from hepattn.models.hit_filter import HitFilter
 from hepattn.models.track_losses import PARAMETERS
@@ -153,8 +152,7 @@ class MaskFormer(HitModel):
             ValueError: the number of columns is not F + 4
         """
         tokens, coordinates = self.embed(inputs)
-        assert isinstance(self.encoder, Encoder)
-        encoded = self.encoder.encode(tokens)
+        encoded = self.encode(tokens, coordinates)
         x, layout = encoded.tokens.values, tokens.layout
         first = self.first(x).squeeze(-1).float()
         forced = None if also is None or tokens.order is None else also[tokens.order]

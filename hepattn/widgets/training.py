@@ -94,7 +94,7 @@ class TrainingExplorer(Explorer):
         self._drawing_asked = False
         self._judgement: Judgement | None = None
         self._judged = (0.0, 0.0)  # when (s), and how long it took
-        module, data, trainer = build([*self._arguments, f"--model.network.attention={attention}"])
+        module, data, trainer = build([*self._arguments, *_network(attention)])
         network, extra = module.model.config, getattr(module.model.encoder, "extra", None)
         least = None if extra is None else extra.smallest_window(wrap=True)
         with redirect_stderr(sys.stdout):  # a notebook shows what goes to stderr on red, as if it had gone wrong
@@ -151,7 +151,7 @@ class TrainingExplorer(Explorer):
         self._find_loop()
         checkpoint = read_checkpoint(self.checkpoint_path) if resume else None
         live = {"window": self.window, "pt_min": self.pt_min}
-        network = live | {"attention": self.attention}
+        network = dict(live)
         if checkpoint is not None:  # begins as it was; what has been moved since then is changed before the first step
             saved = HitFilterConfig.from_json(checkpoint[HitFilter.KIND])
             network |= {name: getattr(saved, name) for name in live}
@@ -166,7 +166,13 @@ class TrainingExplorer(Explorer):
         )
         remote.change(**live)
         module, data, trainer = build(
-            [*self._arguments, *settings, f"--model.optimiser.learning_rate={self.learning_rate}"], [remote]
+            [
+                *self._arguments,
+                *_network(self.attention),
+                *settings,
+                f"--model.optimiser.learning_rate={self.learning_rate}",
+            ],
+            [remote],
         )
         data.share(self._data)
         begun = 0
@@ -419,6 +425,11 @@ class TrainingExplorer(Explorer):
         if self.error is not None:
             lines.append(_sentence(self.error))
         return "<br>".join(lines)
+
+
+def _network(attention: bool) -> list[str]:
+    """Arguments for a filter that sees other hits, or each hit alone."""
+    return ["--model.network.attention=true"] if attention else ["--config", "hit_filter_mlp.yaml"]
 
 
 def _sentence(error: BaseException) -> str:

@@ -173,15 +173,18 @@ def test_weights_come_back(tmp_path, event):
         MaskFormer.load(path)
 
 
-def test_a_tracker_may_begin_with_the_encoder_of_a_filter(event):
-    made, front = tracker(), HitFilter(HitFilter.CONFIG(encoder=SMALL, window=8)).eval()
+@pytest.mark.parametrize("rotary", [False, True])
+def test_a_tracker_may_begin_with_the_encoder_of_a_filter(event, rotary):
+    made, front = tracker(rotary=rotary), HitFilter(HitFilter.CONFIG(encoder=SMALL, window=8, rotary=rotary)).eval()
     made.take_encoder(front)
     inputs = made.inputs(event)
     with torch.no_grad():
-        tokens = front.encoder(front.embed(inputs)[0]).values
+        hits, coordinates = front.embed(inputs)
+        tokens = front.encode(hits, coordinates).tokens.values
         assert torch.equal(made.see(inputs).hits.values, tokens)
-    other = HitFilter(HitFilter.CONFIG(encoder=replace(SMALL, gate=True), r_unit=10.0))
-    with pytest.raises(ValueError, match=r"the tracker can't begin .* hit filter: they differ in r_unit, encoder"):
+        assert torch.equal(front.encoder(hits).values, tokens) != rotary
+    other = HitFilter(HitFilter.CONFIG(encoder=replace(SMALL, gate=True), r_unit=10.0, rotary=not rotary))
+    with pytest.raises(ValueError, match=r"the tracker can't begin .* hit filter: they differ in r_unit, rotary, enc"):
         made.take_encoder(other)
 
 
