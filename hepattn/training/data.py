@@ -76,7 +76,7 @@ class EventDataModule(pl.LightningDataModule):
         limit: use only so many events of `path`, from the first; None for all
         features, selection: as the model has them; None takes them from the model that is trained
         augmentation: random rotations and reflections of training events; null for none
-        batch_size: events in a step
+        batch_size: events in a step of training; held-out events are judged one by one
         seed: of the order and the augmentation
         workers: processes that prepare batches; 0 prepares them in the training process
         cache: read all events first, check each, and keep them in memory (about 60 bytes a hit); else only the first is
@@ -245,7 +245,7 @@ class EventDataModule(pl.LightningDataModule):
     def _held_out(self, part: str) -> DataLoader[Any]:
         return DataLoader(
             self.dataset(part),
-            batch_size=self.batch_size,
+            batch_size=1,
             collate_fn=self.collate(part),
             num_workers=self.workers,
             pin_memory=self._pin(),

@@ -99,10 +99,12 @@ def test_each_stage_scores_only_what_it_reads(toy_folder, toy_filter, monkeypatc
     assert calls == [8, 9, *range(8), *range(10)]
 
 
-def test_held_out_events_come_whole(toy_folder, toy_filter):
+def test_held_out_events_come_whole_and_one_by_one(toy_folder, toy_filter):
     config = configuration(filter=str(toy_filter), filter_threshold=0.2835)
     data = opened(toy_folder, config, "test", batch_size=2)
-    (batch,) = data.test_dataloader()
+    one, other = data.test_dataloader()
+    assert [batch.given.hits.event_ids for batch in (one, other)] == [(8,), (9,)]
+    batch = collate_events([data.dataset("test")[0], data.dataset("test")[1]])
     assert isinstance(batch, EventBatch)
     assert [event.event_id for event in batch.events] == list(batch.given.hits.event_ids) == [8, 9]
     assert [len(event.hits) for event in batch.events] == list(batch.given.num_hits) == [72, 72]
