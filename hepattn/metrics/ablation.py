@@ -9,6 +9,8 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
+from hepattn.data.sample import data_directory
+
 BASELINE = "baseline"
 """The variant from which all others differ in one thing."""
 
@@ -25,6 +27,16 @@ COLUMNS = {
 """Column of `frame` -> field of `Run`."""
 SPREAD = ("AUC", "purity", "efficiency")
 """Columns with their spread over seeds beside them."""
+
+SHIPPED = "results/ablation_mu200.jsonl"
+"""Of `hepattn.data.data_directory()`: the trainings that come with the project."""
+
+COMMANDS = (
+    "hepattn simulate --events 1056 --pileup 200 --seed 2 --out events/",
+    "python -m hepattn.bench ablation --events events/ --steps 4500 --sector 0.25 --passes 12 "
+    f"--out data/{SHIPPED}",
+)
+"""How they were made, on two GPUs."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,19 @@ def read_runs(path: str | Path) -> list[Run]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
     return runs
+
+
+def shipped_runs() -> list[Run]:
+    """The trainings that come with the project, made by `COMMANDS`.
+
+    Raises:
+        FileNotFoundError: they are not there
+        ValueError: the file holds something else
+    """
+    path = data_directory() / SHIPPED
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no trainings at {path}; on a GPU they are made by: {'; '.join(COMMANDS)}")
+    return read_runs(path)
 
 
 @dataclass(frozen=True)

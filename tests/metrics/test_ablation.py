@@ -1,11 +1,12 @@
-"""The table of an ablation against numbers worked out by hand, and its file of runs."""
+"""The table of an ablation against numbers worked out by hand, and the trainings that come with the project."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hepattn.metrics.ablation import Run, difference, frame, pooled_spread, read_runs
+from hepattn.metrics import ablation
+from hepattn.metrics.ablation import Run, difference, frame, pooled_spread, read_runs, shipped_runs
 
 
 def run(variant: str, seed: int, auc: float, speed: float | None = None) -> Run:
@@ -57,3 +58,23 @@ def test_runs_are_read_as_they_were_written(runs, tmp_path: Path):
     file.write_text(runs[0].to_json() + "\n{}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 2: not a run of an ablation"):
         read_runs(file)
+
+
+def test_shipped_variants_have_three_seeds_each_and_the_table_says_what_notebook_09_does():
+    grouped = ablation.variants(shipped_runs())
+    assert all(sorted(run.seed for run in same) == [1, 2, 3] for same in grouped.values())
+    table = frame(shipped_runs())
+    assert set(table.index[table.clear]) == {
+        *("rotary", "distance_bias", "zero_start", "layer_scale", "gate"),
+        *("drop_path", "no attention"),
+    }
+
+
+def test_shipped_runs_are_read_or_missed_with_the_command(runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ablation, "data_directory", lambda: tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"hepattn simulate .*; python -m .* --out data/results"):
+        shipped_runs()
+    file = tmp_path / ablation.SHIPPED
+    file.parent.mkdir()
+    file.write_text("".join(one.to_json() + "\n" for one in runs), encoding="utf-8")
+    assert shipped_runs() == runs == read_runs(file)
