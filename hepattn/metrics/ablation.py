@@ -33,8 +33,7 @@ SHIPPED = "results/ablation_mu200.jsonl"
 
 COMMANDS = (
     "hepattn simulate --events 1056 --pileup 200 --seed 2 --out events/",
-    "python -m hepattn.bench ablation --events events/ --steps 4500 --sector 0.25 --passes 12 "
-    f"--out data/{SHIPPED}",
+    f"python -m hepattn.bench ablation --events events/ --steps 4500 --sector 0.25 --passes 12 --out data/{SHIPPED}",
 )
 """How they were made, on two GPUs."""
 

@@ -72,17 +72,16 @@ class HitFilterModule(TrainingModule):
 
     @override
     def training_step(self, batch: HitBatch, batch_idx: int = 0) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch: of its hits, of routers and of the count, each where there is one."""
         judged = self.model.judge(batch.inputs)
         loss = hit_loss(judged.logits, batch.target, self.pos_weight) + self.router_weights.total(judged.losses)
-        if judged.losses is not None:
-            of_routers = {f"router_{name}": value for name, value in judged.losses._asdict().items()}
-            self.log_dict(of_routers, batch_size=len(batch.event_ids))
+        parts = {} if judged.losses is None else {f"router_{name}": x for name, x in judged.losses._asdict().items()}
         if judged.log_count is not None:
-            of_count = count_loss(judged.log_count, batch.num_reconstructable)
-            self.log("count_loss", of_count, batch_size=len(batch.event_ids))
-            loss = loss + self.count_weight * of_count
-        self.log("loss", loss, prog_bar=True, batch_size=len(batch.event_ids))
+            parts["count_loss"] = count_loss(judged.log_count, batch.num_reconstructable)
+            loss = loss + self.count_weight * parts["count_loss"]
+        if self.logs_now():
+            self.log_dict(parts, batch_size=len(batch.event_ids))
+            self.log("loss", loss, prog_bar=True, batch_size=len(batch.event_ids))
         return loss
 
     @override
