@@ -258,7 +258,8 @@ def filter_patterns(net: HitFilter, event: Event, *, encoded: bool = True, name:
         net: A filter with attention.
         event: The hits; where the filter reads only some volumes, these.
         encoded: False takes the positional encodings away: their mean over the event stands in the place of each
-            hit's. The features stay, and these may tell φ too (x, y).
+            hit's, rotary angles included, so that no two hits are turned against each other. The features stay, and
+            these may tell φ too (x, y).
         name: For titles.
 
     Raises:
@@ -268,15 +269,16 @@ def filter_patterns(net: HitFilter, event: Event, *, encoded: bool = True, name:
     event = event if inside.all() else event.keep(inside)
     keys = _hits(event)
     training = net.training
-    taken = None if encoded else net.encoding.register_forward_hook(_same_for_all)
+    told = [] if encoded else [part for part in (net.encoding, net.rotary) if part is not None]
+    hooks = [part.register_forward_hook(_same_for_all) for part in told]
     try:
         net.eval()
         with torch.no_grad(), record_attention(net) as calls:
             net.logits(net.inputs(event))
     finally:
         net.train(training)
-        if taken is not None:
-            taken.remove()
+        for hook in hooks:
+            hook.remove()
     return [_of_call(f"{name}, layer {i}", call, keys) for i, call in enumerate(calls, start=1)]
 
 

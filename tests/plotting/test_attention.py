@@ -229,6 +229,29 @@ def test_a_filter_without_its_encodings(event):
     assert torch.equal(calls[0].q, encoded[0].q)
 
 
+def test_a_filter_without_its_encodings_turns_no_two_hits_against_each_other(event):
+    net = HitFilter(features=("z",), window=10, encoder=EncoderConfig(16, 1, 2), rotary=True).eval()
+    encoded, without = (filter_patterns(net, event, encoded=one)[0] for one in (True, False))
+    assert net.rotary is not None
+    assert not net.rotary._forward_hooks
+    rows = torch.arange(0, len(event.hits), 7)
+
+    def scores(pattern: Pattern) -> torch.Tensor:
+        return torch.einsum("qhd,khd->hqk", pattern.q[rows], pattern.k)
+
+    with torch.no_grad():
+        _, coordinates = net.embed(net.inputs(event))
+        same = coordinates[:1].expand_as(coordinates)  # as if all hits were at one place
+        hook = net.encoding.register_forward_hook(lambda _, __, out: out.mean(0, keepdim=True).expand_as(out))
+        embedded, _ = net.embed(net.inputs(event))
+        hook.remove()
+        with record_attention(net) as calls:
+            net.encode(embedded, same)
+    expected = torch.einsum("qhd,khd->hqk", calls[0].q[rows], calls[0].k)
+    torch.testing.assert_close(scores(without), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(scores(encoded), expected, atol=1e-2)
+
+
 def test_a_filter_that_reads_some_volumes(event):
     net = HitFilter(features=("x", "y"), window=4, encoder=EncoderConfig(8, 1, 1), volumes=(8,))
     (pattern,) = filter_patterns(net, event)
