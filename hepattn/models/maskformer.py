@@ -49,6 +49,9 @@ class MaskFormerConfig(HitModelConfig):
     """Hits with at least this score go in."""
     object_threshold: float = 0.5
     """A query with at least this probability is a track."""
+    track_threshold: float = 0.0
+    """Tracks with a lower score are left out: a track's score is its object probability times the mean mask probability
+    of its hits, as MaskFormer (arXiv:2107.06278) ranks its segments."""
     count: bool = False
     """Also estimate how many particles of an event are reconstructable, from the decoder's CLS tokens (>= 1)."""
     title = "tracker"
@@ -60,6 +63,8 @@ class MaskFormerConfig(HitModelConfig):
         for name in ("query_threshold", "filter_threshold", "object_threshold"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is a probability in (0, 1), not {getattr(self, name)}")
+        if not 0 <= self.track_threshold < 1:
+            raise ValueError(f"track_threshold is a score in [0, 1), not {self.track_threshold}")
         for name in ("max_queries", "learned_queries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -257,6 +262,10 @@ class MaskFormer(HitModel):
         A query is a track from `object_threshold` on. A hit goes to the track with the largest product of object and
         mask probability (of equal ones to the first) among those whose mask holds it with probability > 1/2.
         """
+        return self._shared(seen)[0]
+
+    def _shared(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """As `share_out`, and for each hit (T,) the product by which it went there; 0 where it is on no track."""
         last, blocks = seen.decoded.last, seen.decoded.blocks
         sure = last.objects.sigmoid()
         track = (sure >= self.config.object_threshold)[blocks.query][:, :, None] & blocks.pairs
@@ -270,25 +279,30 @@ class MaskFormer(HitModel):
         none = blocks.queries
         rows = torch.full((total,), none, device=hit.device)
         rows = rows.scatter_reduce(0, hit[winner], query[winner], "amin")
-        return torch.where(rows == none, -1, rows)
+        return torch.where(rows == none, -1, rows), best
 
     @torch.no_grad()
     def tracks(self, seen: Seen, min_hits: int | None = None) -> list[Tracks]:
-        """The tracks of each event among the hits that went in, in those hits' own order.
+        """The tracks of each event among the hits that went in, in those hits' own order; those below `track_threshold`
+        are left out.
 
         Args:
             seen: what `see` gave
             min_hits: shorter tracks are left out; None: as the selection of the configuration has it
         """
-        rows = seen.hits.with_values(self.share_out(seen)).unsort().split()
+        labels, products = (seen.hits.with_values(x).unsort().split() for x in self._shared(seen))
         least = self.config.min_hits if min_hits is None else min_hits
-        sure, last = seen.decoded.last.objects.sigmoid().cpu().numpy(), seen.decoded.last.parameters
+        last = seen.decoded.last.parameters
         parameters = None if last is None else as_parameters(last)
         out = []
-        for label in rows:
-            own = label.cpu().numpy()
-            names = np.unique(own[own >= 0])
-            found = Tracks.from_labels(own, sure[names], None if parameters is None else parameters.take(names))
+        for label, product in zip(labels, products, strict=True):
+            own, weight = label.cpu().numpy(), product.cpu().numpy()
+            names, track = np.unique(own[own >= 0], return_inverse=True)
+            score = np.bincount(track, weight[own >= 0]) / np.bincount(track)
+            sure = score >= self.config.track_threshold
+            names, score = names[sure], score[sure].astype(np.float32)
+            own = np.where(np.isin(own, names), own, -1)
+            found = Tracks.from_labels(own, score, None if parameters is None else parameters.take(names))
             out.append(found.at_least(least))
         return out
 

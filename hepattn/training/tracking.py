@@ -76,7 +76,9 @@ class TrackerModule(TrainingModule):
 
     MODEL = MaskFormer
     NOUN = "tracker"
-    OF_USE = frozenset({"filter", "filter_threshold", "query_threshold", "max_queries", "object_threshold"})
+    OF_USE = frozenset(
+        {"filter", "filter_threshold", "query_threshold", "max_queries", "object_threshold", "track_threshold"}
+    )
     model: MaskFormer
 
     def __init__(

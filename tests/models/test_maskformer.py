@@ -59,7 +59,7 @@ def test_perfect_predictions_are_perfect_tracks(event):
     assert metrics.fakes.passed == 0
 
 
-def test_hits_are_shared_out_as_by_a_loop():
+def test_hits_are_shared_out_and_tracks_scored_as_by_a_loop():
     """Object and mask probabilities at random: each hit goes to its best track, of equal ones to the first."""
     made = tracker(query_threshold=0.3)
     generator = torch.Generator().manual_seed(3)
@@ -74,7 +74,8 @@ def test_hits_are_shared_out_as_by_a_loop():
     masks = levels[torch.randint(4, blocks.shape, generator=generator)]
     objects = levels[torch.randint(4, (blocks.queries,), generator=generator)]
     last = replace(seen.decoded.last, masks=masks, objects=objects)
-    rows = made.share_out(replace(seen, decoded=replace(seen.decoded, predictions=(last,))))
+    seen = replace(seen, decoded=replace(seen.decoded, predictions=(last,)))
+    rows = made.share_out(seen)
     best: dict[int, tuple[float, int]] = {}
     for g, k in blocks.query_valid.nonzero().tolist():
         query = int(blocks.query[g, k])
@@ -86,6 +87,15 @@ def test_hits_are_shared_out_as_by_a_loop():
                 best[hit] = (value, query)
     assert rows.tolist() == [best[hit][1] if hit in best else -1 for hit in range(len(rows))]
     assert len(best) > 50
+    values: dict[int, list[float]] = {}
+    for value, query in best.values():
+        values.setdefault(query, []).append(value)
+    scores = sorted(sum(one) / len(one) for one in values.values())
+    for least in (0.0, 0.77):
+        made.config = replace(made.config, track_threshold=least)
+        found = [track for tracks in made.tracks(seen, min_hits=1) for track in tracks]
+        assert np.allclose(sorted(track.score for track in found), [one for one in scores if one >= least], atol=1e-6)
+    assert 0 < len(found) < len(scores)
 
 
 def test_reconstruct_gives_rows_of_the_whole_event(event):
@@ -217,6 +227,7 @@ def test_parameters_of_predictions():
     [
         ({"queries": "many"}, "'dynamic' or 'learned'"),
         ({"object_threshold": 0.0}, "object_threshold is a probability"),
+        ({"track_threshold": 1.0}, "track_threshold is a score in"),
         ({"max_queries": 0}, "max_queries must be at least 1"),
         ({"count": True}, "give decoder.cls=1"),
         ({"query_octaves": -1}, "query_octaves must be at least 0"),
