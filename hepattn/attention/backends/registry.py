@@ -77,7 +77,7 @@ def _order(call: Call) -> tuple[str, ...]:
     and flash with a backward to come (but flex for a ring with heads of more than 32 channels); flex for other masks.
     For windows in float32, which flash does not take, blocked sdpa: flex was 17 times slower (the hit filter of full
     size on an H100: 805 against 47 ms an event). The same for a bias whose slopes learn: flex adds up their gradient
-    pair by pair, into one number a head.
+    pair by pair, into one number a head, and a small filter trained more than twenty times slower with it.
     In a traced graph sdpa takes a mask of all pairs for several events, or a bias: there it comes last.
     """
     if call.q.device.type != "cuda":
