@@ -301,7 +301,8 @@ class AttentionExplorer(Explorer):
         name, depth = self._name(), int(self.layer.split()[1])
         config = self.trained[name].config
         words = {kind: title for title, kind in ENCODINGS.items()}
-        how = f"encodings of its own ({config.encoding})" if name == ITS_OWN else f"the encoding: {words[name]}"
+        own = f"encodings of its own ({config.encoding}{' and rotary' if config.rotary else ''})"
+        how = own if name == ITS_OWN else f"the encoding: {words[name]}"
         last = config.encoder.num_layers
         note = f" The filter has {how}, of φ, η and r; α and base change nothing here"
         if name == ITS_OWN and len(self.trained) > 1:
