@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from hepattn.attention.backends.base import Call
 from hepattn.masks.base import Mask, Place
@@ -41,7 +42,7 @@ class _Globals:
         tokens: `(B G,)` packed tokens, the last of the batch where there is none.
         there: `(B G,)` True = the event has it.
         pairs: `(B G, T)` True = key t lies in the event of the global token.
-        columns: for each of the G: its packed token in each event (B,), and whether there is one (B,).
+        columns: for each of the G: the packed token in each token's event (T,), and whether there is one (T,).
     """
 
     tokens: Tensor
@@ -50,16 +51,11 @@ class _Globals:
     columns: list[tuple[Tensor, Tensor]]
 
 
-def _to_tokens(of_event: Tensor, layout: Layout) -> Tensor:
-    """(B, ...) -> (T, ...), of each token's event; or (1, ...) of the only one, whose gradient is then a plain sum."""
-    return of_event if layout.batch == 1 else of_event[layout.event]
-
-
 def _find(layout: Layout, mask: GlobalTokens) -> _Globals:
     indices = torch.tensor(mask.indices, device=layout.device)
     there = indices[None, :] < layout.offsets.diff()[:, None]  # (B, G)
     token = (layout.offsets[:-1, None] + indices[None, :]).clamp(max=max(layout.total - 1, 0))
-    columns = [(token[:, g], there[:, g]) for g in range(len(mask.indices))]
+    columns = [(token[:, g][layout.event], there[:, g][layout.event]) for g in range(len(mask.indices))]
     event = torch.arange(layout.batch, device=layout.device)[:, None].expand_as(token).flatten()
     return _Globals(token.flatten(), there.flatten(), event[:, None] == layout.event[None, :], columns)
 
@@ -73,31 +69,30 @@ def attend_with_globals(call: Call, window: Window, tokens: GlobalTokens, kernel
     length = layout.offsets.diff()[layout.event]
     place = Place(length, length, layout.event)
     for token, there in found.columns:
-        at = _to_tokens(token - layout.offsets[:-1], layout)
-        alone = _to_tokens(there, layout) & ~window.allowed(layout.position, at, place)
-        k, v = (_to_tokens(x[token].to(precise), layout) for x in (call.k, call.v))
-        score = (call.q.to(precise) * k).sum(-1) * call.scale  # (T, H)
-        score = score.masked_fill(~alone[:, None], -torch.inf)
+        in_window = window.allowed(layout.position, token - layout.offsets[layout.event], place)
+        score = (call.q.to(precise) * call.k[token].to(precise)).sum(-1) * call.scale  # (T, H)
+        score = score.masked_fill(~(there & ~in_window)[:, None], -torch.inf)
         merged = torch.logaddexp(lse, score)
+        v = call.v[token].to(precise)
         out = out * (lse - merged).exp()[..., None] + v * (score - merged).exp()[..., None]
         lse = merged
+    rows, lse_rows = _rows(call, found)
     nowhere = torch.where(found.there, found.tokens, layout.total)  # a place that is cut off again
     out, lse = (
-        torch.cat([x, x[:1]]).index_copy(0, nowhere, new)[: layout.total]
-        for x, new in zip((out, lse), _rows(call, found, precise), strict=True)
+        torch.cat([x, x[:1]]).index_copy(0, nowhere, new.to(precise))[: layout.total]
+        for x, new in ((out, rows), (lse, lse_rows))
     )
     return out.to(call.q.dtype), lse
 
 
-def _rows(call: Call, found: _Globals, precise: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The global queries against all keys of their event: `(B G, H, Dv)`, and the log-sum-exp `(B G, H)`.
-
-    By matrices: a kernel would go through the many keys of its few queries one block after the other.
-    """
+def _rows(call: Call, found: _Globals) -> tuple[Tensor, Tensor]:
+    """The global queries against all keys of their event: `(B G, H, Dv)`, and the log-sum-exp where it is asked for."""
+    q = call.q[found.tokens]
+    heads = (q.transpose(0, 1)[None], call.k.transpose(0, 1)[None], call.v.transpose(0, 1)[None])
     alone = found.pairs | ~found.there[:, None]  # without its token a row means nothing, and must not be empty
-    q, k, v = call.q[found.tokens].to(precise), call.k.to(precise), call.v.to(precise)
-    scores = torch.einsum("ghd,thd->hgt", q, k) * call.scale
-    scores = scores.masked_fill(~alone, -torch.inf)
-    lse = scores.logsumexp(-1, keepdim=True)
-    out = torch.einsum("hgt,thd->ghd", (scores - lse).exp(), v)
-    return out, lse.squeeze(-1).T
+    out = scaled_dot_product_attention(*heads, attn_mask=alone[None, None], scale=call.scale)[0].transpose(0, 1)
+    if not call.return_lse:
+        return out, q.new_zeros(q.shape[:2])
+    precise = torch.promote_types(q.dtype, torch.float32)
+    scores = torch.einsum("ghd,thd->ght", q.to(precise), call.k.to(precise)) * call.scale
+    return out, scores.masked_fill(~alone[:, None], -torch.inf).logsumexp(-1)
