@@ -1,10 +1,11 @@
 """`flash`: flash-attention over packed events, through whichever door is installed. CUDA, float16 and bfloat16.
 
-Windows (also with global tokens, without gradients) and no mask. A wrapped window is exact in every call. A first call
-has no wrap, which is right for all queries but the first and the last h = size // 2 of an event. Those 2h, in the order
-of the ring, are then asked again for the 4h tokens around the seam: under the kernel's bottom-right alignment the
-window (left=2h, right=0) of query a ends at key a + 2h and reaches back to a, which on the ring are h keys to either
-side. An event of at most 2h tokens sees all of itself, in a third call.
+Windows (also with global tokens, with gradients through flash-attn-4 alone) and no mask. A wrapped window is exact in
+every call. flash-attn-4 has a kernel for rings. With the others, a first call has no wrap, which is right for all
+queries but the first and the last h = size // 2 of an event. Those 2h, in the order of the ring, are then asked again
+for the 4h tokens around the seam: under the kernel's bottom-right alignment the window (left=2h, right=0) of query a
+ends at key a + 2h and reaches back to a, which on the ring are h keys to either side. An event of at most 2h tokens
+sees all of itself, in a third call.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from hepattn.attention.backends import fa4
 from hepattn.attention.backends.base import Call, constant
 from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
+from hepattn.masks.blocks import block_mask
 from hepattn.masks.window import Window
 from hepattn.sequence import Layout
 
@@ -42,10 +45,19 @@ class Varlen:
 
 @dataclass(frozen=True)
 class Door:
-    """A flash kernel: its name, and a function from `Varlen` to `(out (T, H, D), lse (T, H))`."""
+    """A flash kernel.
+
+    Attributes:
+        name: how it is called where it is shown.
+        run: from `Varlen` to `(out (T, H, D), lse (T, H))`.
+        ring: the same for a call in a wrapped window, where there is a kernel for it.
+        lse_gradient: whether gradients flow through its log-sum-exp.
+    """
 
     name: str
     run: Callable[[Varlen], tuple[Tensor, Tensor]]
+    ring: Callable[[Call, Window], tuple[Tensor, Tensor]] | None = None
+    lse_gradient: bool = False
 
 
 def _has(module: str) -> bool:
@@ -56,14 +68,23 @@ def _has(module: str) -> bool:
 
 
 def _fa4(x: Varlen) -> tuple[Tensor, Tensor]:
-    from flash_attn.cute import flash_attn_varlen_func
-
-    left, right = (None if side < 0 else side for side in x.window)
-    out, lse = flash_attn_varlen_func(
-        x.q, x.k, x.v, cu_seqlens_q=x.q_offsets, cu_seqlens_k=x.k_offsets, max_seqlen_q=x.max_q, max_seqlen_k=x.max_k,
-        softmax_scale=x.scale, window_size=(left, right), return_lse=True,
-    )  # fmt: skip
+    out, lse = fa4.windowed(x.q, x.k, x.v, x.q_offsets, x.k_offsets, x.max_q, x.max_k, *x.window, x.scale)
     return out, lse.transpose(0, 1)
+
+
+def _fa4_ring(call: Call, window: Window) -> tuple[Tensor, Tensor]:
+    layout = call.queries
+    blocks = block_mask(window, layout, layout, fa4.TILE)
+    tiles = [blocks.kv_num_blocks, blocks.kv_indices, blocks.full_kv_num_blocks, blocks.full_kv_indices]
+    tiles_back = [blocks.q_num_blocks, blocks.q_indices, blocks.full_q_num_blocks, blocks.full_q_indices]
+    first, length = layout.cached("ring of each token", lambda: _ring_of_each_token(layout))
+    out, lse = fa4.ring(call.q, call.k, call.v, first, length, tiles, tiles_back, window.half, call.scale)
+    return out, lse.transpose(0, 1)
+
+
+def _ring_of_each_token(layout: Layout) -> tuple[Tensor, Tensor]:
+    first, length = layout.offsets[:-1][layout.event], layout.offsets.diff()[layout.event]
+    return first.to(torch.int32), length.to(torch.int32)
 
 
 def _fa2(x: Varlen) -> tuple[Tensor, Tensor]:
@@ -97,7 +118,7 @@ def _torch_varlen(x: Varlen) -> tuple[Tensor, Tensor]:
 
 
 DOORS = {  # fastest first: the module to look for
-    "flash_attn.cute": Door("flash-attn-4", _fa4),
+    "flash_attn.cute": Door("flash-attn-4", _fa4, _fa4_ring, lse_gradient=True),
     "flash_attn_interface": Door("flash-attn-3", _fa3),
     "flash_attn.flash_attn_interface": Door("flash-attn-2", _fa2),
     "torch.nn.attention.varlen": Door("torch varlen", _torch_varlen),
@@ -106,7 +127,9 @@ DOORS = {  # fastest first: the module to look for
 
 @cache
 def _find() -> str | None:
-    return next((module for module in DOORS if _has(module)), None)
+    # flash-attn-4 has no kernel for GPUs before Hopper
+    too_old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0)
+    return next((module for module in DOORS if _has(module) and not (too_old and module == "flash_attn.cute")), None)
 
 
 @constant
@@ -142,8 +165,9 @@ def unsupported(call: Call) -> str | None:
         return f"takes bfloat16 or float16, got {call.q.dtype}"
     if call.bias is not None:
         return "adds no bias to scores: use flex or sdpa"
-    parts = window_and_tokens(call.mask)
-    if parts is not None and (call.needs_grad or torch.compiler.is_compiling()):
+    parts, kernel = window_and_tokens(call.mask), door()
+    merges = kernel is not None and kernel.lse_gradient
+    if parts is not None and not merges and (call.needs_grad or torch.compiler.is_compiling()):
         return "merges a window with global tokens outside of torch.compile and without gradients only: use flex"
     if parts is None and call.mask is not None and not isinstance(call.mask, Window):
         return f"takes windows, and windows with global tokens, not {call.mask!r}: use flex"
@@ -151,7 +175,8 @@ def unsupported(call: Call) -> str | None:
         return "takes a window in self-attention only; write Strided for cross-attention, on flex"
     if call.q.shape[-1] % 8 or call.q.shape[-1] > 256 or call.v.shape[-1] != call.q.shape[-1]:
         return f"needs one head dimension, a multiple of 8 up to 256, got {call.q.shape[-1]} and {call.v.shape[-1]}"
-    if torch.compiler.is_compiling() and isinstance(call.mask, Window) and call.mask.wrap and call.queries.batch > 1:
+    seams = isinstance(call.mask, Window) and call.mask.wrap and (kernel is None or kernel.ring is None)
+    if torch.compiler.is_compiling() and seams and call.queries.batch > 1:
         return "in torch.compile a wrapped window over several events needs lengths that are values: use flex"
     return None
 
@@ -175,6 +200,8 @@ def attend_varlen(call: Call, kernel: Door) -> tuple[Tensor, Tensor]:
     layout, half = call.queries, window.half
     if not window.wrap or half == 0:
         return _through(kernel, call, (half, half))
+    if kernel.ring is not None:
+        return kernel.ring(call, window)
     rings = layout.cached(("rings", half), lambda: _rings(layout, half))
     if rings.seams is None:
         return _through(kernel, call, (-1, -1))

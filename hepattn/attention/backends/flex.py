@@ -20,6 +20,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import pad
 
 from hepattn.attention.backends.base import Call, constant
+from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
 from hepattn.attention.bias import ScoreMod
 from hepattn.masks.base import Mask
 from hepattn.masks.blocks import block_mask
@@ -110,6 +111,9 @@ def _run_compiled(call: Call, q: Tensor, k: Tensor, v: Tensor, options: dict[str
 
 def run(call: Call) -> tuple[Tensor, Tensor | None]:
     """`(Tq, H, Dv)` and, where asked for, the log-sum-exp `(Tq, H)`."""
+    if _merges(call) and (parts := window_and_tokens(call.mask)):
+        out, lse = attend_with_globals(call, *parts, _windowed)
+        return out, lse if call.return_lse else None
     if call.q.device.type == "cpu" and call.queries.batch > 1 and not torch.compiler.is_compiling():
         return torch.cat([_alone(part) for part in _events(call)]), None
     blocks = block_mask(call.mask, call.queries, call.keys)
@@ -127,6 +131,21 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
     if not call.return_lse:
         return result[0].transpose(0, 1)[..., :channels], None
     return result[0][0].transpose(0, 1)[..., :channels], result[1][0].transpose(0, 1).float()
+
+
+def _merges(call: Call) -> bool:
+    """Whether global tokens beside a window are left out of the kernel and merged in: on a GPU.
+
+    A block of queries that see all keys, and one of keys that all queries see, would be the work of one multiprocessor,
+    for which all others wait.
+    """
+    return call.q.device.type == "cuda" and call.bias is None
+
+
+def _windowed(call: Call) -> tuple[Tensor, Tensor]:
+    out, lse = run(call)
+    assert lse is not None
+    return out, lse
 
 
 def _events(call: Call) -> Iterator[Call]:

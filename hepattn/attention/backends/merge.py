@@ -1,7 +1,7 @@
-"""A window with global tokens from two kernels: disjoint sets of keys, merged exactly by their log-sum-exp.
+"""A window with global tokens from two parts: disjoint sets of keys, merged exactly by their log-sum-exp.
 
-Query i sees the keys of its window through a kernel for windows, and those global tokens that are not in its window one
-by one; a key in both sets is counted once. Global queries see all keys of their event in a call of their own. Sizes
+Query i sees the keys of its window through a kernel for windows, and those global tokens that are not in its window as
+one small matrix; a key in both sets is counted once. Global queries see all keys of their event as another. Sizes
 depend on the numbers of tokens, events and global tokens only, never on values, so the graph compiles. There are
 gradients where the kernel for windows gives them through its log-sum-exp.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad
 
 from hepattn.attention.backends.base import Call
 from hepattn.masks.base import Mask, Place
@@ -22,6 +22,8 @@ from hepattn.sequence import Layout
 
 __all__ = ["attend_with_globals", "window_and_tokens"]
 
+CHUNK = 1024
+"""Tokens of a chunk, see `_chunks`."""
 Kernel = Callable[[Call], tuple[Tensor, Tensor]]
 
 
@@ -39,60 +41,75 @@ class _Globals:
     """The global tokens of a batch of B events, G an event, whether an event is long enough to have them or not.
 
     Attributes:
-        tokens: `(B G,)` packed tokens, the last of the batch where there is none.
-        there: `(B G,)` True = the event has it.
-        pairs: `(B G, T)` True = key t lies in the event of the global token.
-        columns: for each of the G: the packed token in each token's event (T,), and whether there is one (T,).
+        tokens: `(B G,)` packed tokens, any where there is none.
+        places: `(B G,)` the same, or T where there is none.
+        inside: `(T, B G)` True = the token is in the event of the global one, which is there.
+        beyond: `(T, B G)` True = it is, and does not have it in its window.
     """
 
     tokens: Tensor
-    there: Tensor
-    pairs: Tensor
-    columns: list[tuple[Tensor, Tensor]]
+    places: Tensor
+    inside: Tensor
+    beyond: Tensor
 
 
-def _find(layout: Layout, mask: GlobalTokens) -> _Globals:
-    indices = torch.tensor(mask.indices, device=layout.device)
+def _find(layout: Layout, window: Window, tokens: GlobalTokens) -> _Globals:
+    indices = torch.tensor(tokens.indices, device=layout.device)
     there = indices[None, :] < layout.offsets.diff()[:, None]  # (B, G)
     token = (layout.offsets[:-1, None] + indices[None, :]).clamp(max=max(layout.total - 1, 0))
-    columns = [(token[:, g][layout.event], there[:, g][layout.event]) for g in range(len(mask.indices))]
-    event = torch.arange(layout.batch, device=layout.device)[:, None].expand_as(token).flatten()
-    return _Globals(token.flatten(), there.flatten(), event[:, None] == layout.event[None, :], columns)
+    event = torch.arange(layout.batch, device=layout.device)[:, None].expand_as(token)
+    event, position = event.flatten(), indices.expand_as(token).flatten()
+    inside = (layout.event[:, None] == event) & there.flatten()
+    length = layout.offsets.diff()[layout.event][:, None]
+    in_window = window.allowed(
+        layout.position[:, None], position[None, :], Place(length, length, layout.event[:, None])
+    )
+    places = torch.where(there, token, layout.total).flatten()
+    return _Globals(token.flatten(), places, inside, inside & ~in_window)
 
 
 def attend_with_globals(call: Call, window: Window, tokens: GlobalTokens, kernel: Kernel) -> tuple[Tensor, Tensor]:
     """`(out (T, H, Dv), lse (T, H))`; `kernel` does windows and gives their log-sum-exp."""
     layout = call.queries
-    found = layout.cached(("globals", tokens), lambda: _find(layout, tokens))
+    found = layout.cached(("globals", window, tokens), lambda: _find(layout, window, tokens))
     precise = torch.promote_types(call.q.dtype, torch.float32)
     out, lse = (x.to(precise) for x in kernel(replace(call, mask=window, return_lse=True)))
-    length = layout.offsets.diff()[layout.event]
-    place = Place(length, length, layout.event)
-    for token, there in found.columns:
-        in_window = window.allowed(layout.position, token - layout.offsets[layout.event], place)
-        score = (call.q.to(precise) * call.k[token].to(precise)).sum(-1) * call.scale  # (T, H)
-        score = score.masked_fill(~(there & ~in_window)[:, None], -torch.inf)
-        merged = torch.logaddexp(lse, score)
-        v = call.v[token].to(precise)
-        out = out * (lse - merged).exp()[..., None] + v * (score - merged).exp()[..., None]
-        lse = merged
-    rows, lse_rows = _rows(call, found)
-    nowhere = torch.where(found.there, found.tokens, layout.total)  # a place that is cut off again
-    out, lse = (
-        torch.cat([x, x[:1]]).index_copy(0, nowhere, new.to(precise))[: layout.total]
-        for x, new in ((out, rows), (lse, lse_rows))
-    )
-    return out.to(call.q.dtype), lse
+    with torch.autocast(call.q.device.type, enabled=False):  # scores are float32, as inside a kernel
+        q, k, v = (_chunks(x).to(precise) for x in (call.q, call.k, call.v))  # (H, S, C, D)
+        # (H, 1, B G, D)
+        q_few, k_few, v_few = (
+            x.index_select(0, found.tokens).to(precise).transpose(0, 1)[:, None] for x in (call.q, call.k, call.v)
+        )
+        # what a window gave is one more key, whose score is its log-sum-exp
+        scores = ((q @ k_few.mT) * call.scale).masked_fill(~_chunks(found.beyond[:, None])[0], -torch.inf)
+        scores = torch.cat([_chunks(lse[..., None]), scores], -1)
+        weights = scores.softmax(-1)
+        out = _whole(weights[..., :1], layout) * out + _whole(weights[..., 1:] @ v_few, layout)
+        lse = _whole(scores.logsumexp(-1), layout)
+        # a row of an event that lacks its global token means nothing, and must not be empty
+        seen = _chunks((found.inside | ~found.inside.any(0))[:, None])[0].mT
+        scores = ((q_few @ k.mT) * call.scale).masked_fill(~seen, -torch.inf)  # (H, S, B G, C)
+        lse_rows = scores.logsumexp((1, 3))
+        rows = ((scores - lse_rows[:, None, :, None]).exp() @ v).sum(1)  # (H, B G, Dv)
+
+    def put(all_tokens: Tensor, few: Tensor) -> Tensor:  # a place beyond the end is cut off again
+        beyond_the_end = all_tokens.new_zeros(1, *all_tokens.shape[1:])
+        return torch.cat([all_tokens, beyond_the_end]).index_copy(0, found.places, few.transpose(0, 1))[: layout.total]
+
+    return put(out, rows).to(call.q.dtype), put(lse, lse_rows)
 
 
-def _rows(call: Call, found: _Globals) -> tuple[Tensor, Tensor]:
-    """The global queries against all keys of their event: `(B G, H, Dv)`, and the log-sum-exp where it is asked for."""
-    q = call.q[found.tokens]
-    heads = (q.transpose(0, 1)[None], call.k.transpose(0, 1)[None], call.v.transpose(0, 1)[None])
-    alone = found.pairs | ~found.there[:, None]  # without its token a row means nothing, and must not be empty
-    out = scaled_dot_product_attention(*heads, attn_mask=alone[None, None], scale=call.scale)[0].transpose(0, 1)
-    if not call.return_lse:
-        return out, q.new_zeros(q.shape[:2])
-    precise = torch.promote_types(q.dtype, torch.float32)
-    scores = torch.einsum("ghd,thd->ght", q.to(precise), call.k.to(precise)) * call.scale
-    return out, scores.masked_fill(~alone[:, None], -torch.inf).logsumexp(-1)
+def _chunks(x: Tensor) -> Tensor:
+    """(T, H, ...) -> (H, S, C, ...), S chunks of C tokens, zeros after the last.
+
+    A product that sums over all tokens is then one over many chunks, whose sums are added up: as one matrix of few rows
+    and columns it would keep a single multiprocessor of a GPU busy.
+    """
+    number = -(-len(x) // CHUNK)
+    by_head = x.transpose(0, 1)
+    return pad(by_head, (0, 0) * (x.ndim - 2) + (0, number * CHUNK - len(x))).unflatten(1, (number, CHUNK))
+
+
+def _whole(x: Tensor, layout: Layout) -> Tensor:
+    """(H, S, C, ...) -> (T, H, ...)."""
+    return x.flatten(1, 2)[:, : layout.total].transpose(0, 1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hepattn.attention.backends import flash, flex, sdpa
 from hepattn.attention.backends.base import Call, KernelRefusal
+from hepattn.attention.backends.merge import window_and_tokens
 from hepattn.masks.window import Window
 
 __all__ = ["BACKENDS", "available_backends", "check_backend", "choose"]
@@ -73,11 +74,12 @@ def choose(call: Call, name: str = "auto") -> Backend:
 def _order(call: Call) -> tuple[str, ...]:
     """Fastest first, as `python -m hepattn.bench attention` measures it (bench/RESULTS.md).
 
-    On a CPU blocked sdpa. On a GPU flash without a mask; for windows flash-attn-4, and where it is missing flex forward
-    and flash with a backward to come (but flex for a ring with heads of more than 32 channels); flex for other masks.
-    For windows in float32, which flash does not take, blocked sdpa: flex was 17 times slower (the hit filter of full
-    size on an H100: 805 against 47 ms an event). The same for a bias whose slopes learn: flex adds up their gradient
-    pair by pair, into one number a head, and a small filter trained more than twenty times slower with it.
+    On a CPU blocked sdpa. On a GPU flash without a mask; for windows, also with global tokens, flash-attn-4. Where that
+    is missing, windows take flex forward and flash with a backward to come (but flex for a ring with heads of more than
+    32 channels); all other masks flex. Windows in float32, which flash does not take, go to blocked sdpa: flex was 17
+    times slower (the hit filter of full size on an H100: 805 against 47 ms an event). The same for a bias whose slopes
+    learn: flex adds up their gradient pair by pair, into one number a head, and a small filter trained more than twenty
+    times slower with it.
     In a traced graph sdpa takes a mask of all pairs for several events, or a bias: there it comes last.
     """
     if call.q.device.type != "cuda":
@@ -90,8 +92,9 @@ def _order(call: Call) -> tuple[str, ...]:
     slopes_learn = call.bias is not None and call.bias.slopes.requires_grad and torch.is_grad_enabled()
     if isinstance(call.mask, Window) and (slopes_learn or call.q.dtype not in flash.DTYPES):
         return ("sdpa", "flex")
-    if isinstance(call.mask, Window) and kernel is not None:
-        ring = call.mask.wrap and call.q.shape[-1] > 32
-        if kernel.name == "flash-attn-4" or (call.needs_grad and not ring):
-            return ("flash", "flex", "sdpa")
+    window = call.mask if isinstance(call.mask, Window) else None
+    if kernel is not None and kernel.name == "flash-attn-4" and (window or window_and_tokens(call.mask)):
+        return ("flash", "flex", "sdpa")
+    if kernel is not None and window and call.needs_grad and not (window.wrap and call.q.shape[-1] > 32):
+        return ("flash", "flex", "sdpa")
     return ("flex", "flash", "sdpa")

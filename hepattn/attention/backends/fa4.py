@@ -1,0 +1,186 @@
+"""flash-attn-4 as operations that a traced graph can hold, with gradients through the log-sum-exp, too.
+
+Its own functions generate kernels when they are called, which torch.compile can't trace. `windowed` is its call for
+packed events; `ring` is a wrapped window in one kernel, whose tiles come from the block mask that flex uses
+(block-sparse attention with a `mask_mod` of its own), so that no seam is asked a second time.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["ring", "windowed"]
+
+Grads = tuple[Tensor, Tensor, Tensor]
+
+
+def _kernels() -> Any:
+    from flash_attn.cute import interface
+
+    return interface
+
+
+def _open(side: int) -> int | None:
+    return None if side < 0 else side
+
+
+@torch.library.custom_op("hepattn::fa4_windowed", mutates_args=())
+def windowed(
+    q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, k_offsets: Tensor, max_q: int, max_k: int, left: int,
+    right: int, scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Packed q (Tq, H, D), k, v (Tk, H, D) in a window of `left` and `right` tokens (-1: open), aligned at the ends.
+
+    Returns:
+        out (Tq, H, D), and lse (H, Tq) float32.
+    """
+    options = {"softmax_scale": scale, "window_size_left": _open(left), "window_size_right": _open(right)}
+    if len(q_offsets) == 2:  # without offsets to look up a single event is faster, by 6 %
+        out, lse, *_ = _kernels()._flash_attn_fwd(q[None], k[None], v[None], return_lse=True, **options)  # noqa: SLF001
+        return out[0], lse[0]
+    out, lse, *_ = _kernels()._flash_attn_fwd(  # noqa: SLF001
+        q, k, v, cu_seqlens_q=q_offsets, cu_seqlens_k=k_offsets, max_seqlen_q=max_q, max_seqlen_k=max_k,
+        return_lse=True, **options,
+    )  # fmt: skip
+    return out, lse
+
+
+@torch.library.custom_op("hepattn::fa4_windowed_backward", mutates_args=())
+def _windowed_backward(
+    grad: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+    q_offsets: Tensor, k_offsets: Tensor, max_q: int, max_k: int, left: int, right: int, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    dq, dk, dv = _kernels()._flash_attn_bwd(  # noqa: SLF001
+        q, k, v, out, grad, lse, softmax_scale=scale, window_size_left=_open(left), window_size_right=_open(right),
+        cu_seqlens_q=q_offsets, cu_seqlens_k=k_offsets, max_seqlen_q=max_q, max_seqlen_k=max_k, dlse=grad_lse,
+    )  # fmt: skip
+    return dq, dk, dv
+
+
+@torch.library.custom_op("hepattn::fa4_ring", mutates_args=())
+def ring(
+    q: Tensor, k: Tensor, v: Tensor, first: Tensor, length: Tensor, tiles: list[Tensor],
+    tiles_back: list[Tensor],  # noqa: ARG001  (the gradient's)
+    half: int, scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Packed q, k, v (T, H, D) of events that are rings: `half` tokens to either side, around the seam, too.
+
+    Args:
+        q: queries
+        k: keys
+        v: values
+        first: (T,) int32, first token of each token's event
+        length: (T,) int32, tokens of each token's event
+        tiles: for each tile of queries numbers and indices of key tiles, partly and wholly allowed, as in a `BlockMask`
+        tiles_back: the same for each tile of keys
+        half: tokens to either side
+        scale: factor on the scores
+
+    Returns:
+        out (T, H, D), and lse (H, T) float32.
+    """
+    out, lse, *_ = _kernels()._flash_attn_fwd(  # noqa: SLF001
+        q[None], k[None], v[None], softmax_scale=scale, mask_mod=_ring_mod(half), aux_tensors=[first, length],
+        block_sparse_tensors=_sparse(tiles), return_lse=True,
+    )  # fmt: skip
+    return out[0], lse[0]
+
+
+@torch.library.custom_op("hepattn::fa4_ring_backward", mutates_args=())
+def _ring_backward(
+    grad: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, first: Tensor,
+    length: Tensor, tiles_back: list[Tensor], half: int, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    dq, dk, dv = _kernels()._flash_attn_bwd(  # noqa: SLF001
+        q[None], k[None], v[None], out[None], grad[None], lse[None], softmax_scale=scale, mask_mod=_ring_mod(half),
+        aux_tensors=[first, length], block_sparse_tensors=_sparse(tiles_back),
+        dlse=None if grad_lse is None else grad_lse[None],
+    )  # fmt: skip
+    return dq[0], dk[0], dv[0]
+
+
+TILE = 128
+"""Tokens of a tile of the block mask."""
+
+
+def _sparse(tiles: list[Tensor]) -> Any:
+    from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
+
+    return BlockSparseTensorsTorch(*tiles, block_size=(TILE, TILE))
+
+
+def in_ring(query: Any, key: Any, first: Any, length: Any, half: Any) -> Any:
+    """Whether a token of a ring sees another: by operators alone, for tensors and for what kernels are traced with.
+
+    `query` and `key` are places among the packed tokens; `first` and `length` are those of the query's event.
+    """
+    step = query - key
+    place = key - first
+    near = (step <= half) & (step >= -half) | (step >= length - half) | (step <= half - length)
+    return near & (place >= 0) & (place < length)
+
+
+@cache
+def _ring_mod(half: int) -> Callable[..., Any]:
+    """flash-attn-4's `mask_mod` of a ring: one for each window, since its kernels are kept by it."""
+    from cutlass import Int32, cute
+    from flash_attn.cute.utils import scalar_to_ssa
+
+    @cute.jit
+    def mask_mod(batch, head, query, key, info, tables):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
+        first = scalar_to_ssa(tables[0][query[0]], Int32)
+        length = scalar_to_ssa(tables[1][query[0]], Int32)
+        return in_ring(query, key, first, length, scalar_to_ssa(Int32(half), Int32))
+
+    return mask_mod
+
+
+def _like(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
+
+
+def _like_all(grad: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Grads:  # noqa: ARG001
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _given(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    """Both gradients as kernels take them, and what was saved: first q, k, v, out and lse."""
+    saved = list(ctx.saved_tensors)
+    grad = torch.zeros_like(saved[3]) if grad is None else grad.contiguous()
+    return grad, None if grad_lse is None else grad_lse.contiguous(), saved
+
+
+def _save_windowed(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, q_offsets, k_offsets, *ctx.numbers = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, v, *output, q_offsets, k_offsets)
+
+
+def _windowed_gradients(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
+    grad, grad_lse, saved = _given(ctx, grad, grad_lse)
+    return (*_windowed_backward(grad, grad_lse, *saved, *ctx.numbers), *[None] * 7)
+
+
+def _save_ring(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, first, length, tiles, tiles_back, *ctx.numbers = inputs
+    ctx.set_materialize_grads(False)
+    ctx.tiles = len(tiles)
+    ctx.save_for_backward(q, k, v, *output, first, length, *tiles_back)
+
+
+def _ring_gradients(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
+    grad, grad_lse, saved = _given(ctx, grad, grad_lse)
+    back = saved[7:]
+    found = _ring_backward(grad, grad_lse, *saved[:7], back, *ctx.numbers)
+    return (*found, None, None, [None] * ctx.tiles, [None] * len(back), None, None)
+
+
+windowed.register_fake(_like)
+ring.register_fake(_like)
+_windowed_backward.register_fake(_like_all)
+_ring_backward.register_fake(_like_all)
+windowed.register_autograd(_windowed_gradients, setup_context=_save_windowed)
+ring.register_autograd(_ring_gradients, setup_context=_save_ring)
