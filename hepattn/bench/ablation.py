@@ -63,13 +63,15 @@ IN_ENCODER: Mapping[str, dict[str, Any]] = {
 IN_FILTER: Mapping[str, dict[str, Any]] = {
     BASELINE: {},
     "rotary": {"rotary": True},
+    "not rotary": {"rotary": False},
     "count": {"count": True},
     "no encodings": {"encoding": "none"},
     "hepformer encodings": {"encoding": "hepformer", "r_unit": 1000.0, "z_unit": 1000.0},
     "fourier encodings": {"encoding": "fourier", "r_unit": 1000.0, "z_unit": 1000.0},
     "no attention": {"attention": False},
 }
-"""Changes of `HitFilterConfig` by variant; "count" has a CLS token, too."""
+"""Changes of `HitFilterConfig` by variant; "count" has a CLS token, too. The baseline is rotary where the configuration
+is; what would change nothing is left out."""
 VARIANTS = (*IN_FILTER, *IN_ENCODER)
 UNTIMED, TIMED, PARTS = 30, 100, 40
 """Steps before the clock starts (the first ones compile), steps that it runs, and parts of the curve that is kept."""
@@ -77,11 +79,18 @@ UNTIMED, TIMED, PARTS = 30, 100, 40
 
 def configure(variant: str, config: HitFilterConfig) -> HitFilterConfig:
     """The baseline's configuration with the variant's change."""
+    if variant == "no attention":  # there is nothing to turn
+        config = replace(config, rotary=False)
     if variant == "count":
         config = replace(config, encoder=replace(config.encoder, cls=1))
     if variant in IN_ENCODER:
         return replace(config, encoder=replace(config.encoder, **IN_ENCODER[variant]))
     return replace(config, **IN_FILTER[variant])
+
+
+def changes(variant: str, config: HitFilterConfig) -> bool:
+    """Whether the variant is the baseline, or another one than it."""
+    return variant == BASELINE or configure(variant, config) != config
 
 
 @dataclass(frozen=True)
@@ -293,11 +302,11 @@ def main(argv: Sequence[str]) -> int:
     done = {(run.variant, run.seed) for run in read_runs(options.out)}
     if other := {run.steps for run in read_runs(options.out)} - {options.steps}:
         parser.error(f"{options.out} holds trainings of {other.pop()} steps, not {options.steps}: give another --out")
-    todo = {name: [seed for seed in options.seeds if (name, seed) not in done] for name in options.variants}
-    todo = {name: seeds for name, seeds in todo.items() if seeds}
     yard = Yard(options.out, options.gpus)
     with tempfile.TemporaryDirectory() as folder:
         plan = _plan(options, Path(folder))
+        todo = {name: [seed for seed in options.seeds if (name, seed) not in done] for name in options.variants}
+        todo = {name: seeds for name, seeds in todo.items() if seeds and changes(name, plan.config)}
         if todo:
             _keep_events(options, plan)
         names = list(todo)
