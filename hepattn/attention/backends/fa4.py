@@ -72,8 +72,8 @@ def ring(
         q: queries
         k: keys
         v: values
-        first: (T,) int32, first token of each token's event
-        length: (T,) int32, tokens of each token's event
+        first: (T,) int32, first token of each token's event; of a single event (0,), which it need not look up
+        length: (T,) int32, tokens of each token's event; likewise
         tiles: for each tile of queries numbers and indices of key tiles, partly and wholly allowed, as in a `BlockMask`
         tiles_back: the same for each tile of keys
         half: tokens to either side
@@ -83,8 +83,8 @@ def ring(
         out (T, H, D), and lse (H, T) float32.
     """
     out, lse, *_ = _kernels()._flash_attn_fwd(  # noqa: SLF001
-        q[None], k[None], v[None], softmax_scale=scale, mask_mod=_ring_mod(half), aux_tensors=[first, length],
-        block_sparse_tensors=_sparse(tiles), return_lse=True,
+        q[None], k[None], v[None], softmax_scale=scale, block_sparse_tensors=_sparse(tiles), return_lse=True,
+        **_ring(first, length, half),
     )  # fmt: skip
     return out[0], lse[0]
 
@@ -95,9 +95,9 @@ def _ring_backward(
     length: Tensor, tiles_back: list[Tensor], half: int, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dq, dk, dv = _kernels()._flash_attn_bwd(  # noqa: SLF001
-        q[None], k[None], v[None], out[None], grad[None], lse[None], softmax_scale=scale, mask_mod=_ring_mod(half),
-        aux_tensors=[first, length], block_sparse_tensors=_sparse(tiles_back),
-        dlse=None if grad_lse is None else grad_lse[None],
+        q[None], k[None], v[None], out[None], grad[None], lse[None], softmax_scale=scale,
+        block_sparse_tensors=_sparse(tiles_back), dlse=None if grad_lse is None else grad_lse[None],
+        **_ring(first, length, half),
     )  # fmt: skip
     return dq[0], dk[0], dv[0]
 
@@ -112,28 +112,43 @@ def _sparse(tiles: list[Tensor]) -> Any:
     return BlockSparseTensorsTorch(*tiles, block_size=(TILE, TILE))
 
 
-def in_ring(query: Any, key: Any, first: Any, length: Any, half: Any) -> Any:
-    """Whether a token of a ring sees another: by operators alone, for tensors and for what kernels are traced with.
+def near_on_ring(step: Any, length: Any, half: Any) -> Any:
+    """Whether two tokens `step` apart on a ring see each other; for tensors, and for what kernels are traced with."""
+    return (step <= half) & (step >= -half) | (step >= length - half) | (step <= half - length)
 
-    `query` and `key` are places among the packed tokens; `first` and `length` are those of the query's event.
-    """
-    step = query - key
-    place = key - first
-    near = (step <= half) & (step >= -half) | (step >= length - half) | (step <= half - length)
-    return near & (place >= 0) & (place < length)
+
+def _ring(first: Tensor, length: Tensor, half: int) -> dict[str, Any]:
+    if not len(first):
+        return {"mask_mod": _one_ring(half)}
+    return {"mask_mod": _rings(half), "aux_tensors": [first, length]}
 
 
 @cache
-def _ring_mod(half: int) -> Callable[..., Any]:
-    """flash-attn-4's `mask_mod` of a ring: one for each window, since its kernels are kept by it."""
+def _one_ring(half: int) -> Callable[..., Any]:
+    """flash-attn-4's `mask_mod` of a single ring: one for each window, since its kernels are kept by it."""
     from cutlass import Int32, cute
     from flash_attn.cute.utils import scalar_to_ssa
 
     @cute.jit
     def mask_mod(batch, head, query, key, info, tables):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
-        first = scalar_to_ssa(tables[0][query[0]], Int32)
+        length = scalar_to_ssa(info.seqlen_q, Int32)
+        return near_on_ring(query - key, length, scalar_to_ssa(Int32(half), Int32))
+
+    return mask_mod
+
+
+@cache
+def _rings(half: int) -> Callable[..., Any]:
+    """The same of several rings one after another, whose sizes it looks up: half as fast again."""
+    from cutlass import Int32, cute
+    from flash_attn.cute.utils import scalar_to_ssa
+
+    @cute.jit
+    def mask_mod(batch, head, query, key, info, tables):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
+        place = key - scalar_to_ssa(tables[0][query[0]], Int32)
         length = scalar_to_ssa(tables[1][query[0]], Int32)
-        return in_ring(query, key, first, length, scalar_to_ssa(Int32(half), Int32))
+        inside = (place >= scalar_to_ssa(Int32(0), Int32)) & (place < length)
+        return inside & near_on_ring(query - key, length, scalar_to_ssa(Int32(half), Int32))
 
     return mask_mod
 

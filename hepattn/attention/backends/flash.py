@@ -83,6 +83,9 @@ def _fa4_ring(call: Call, window: Window) -> tuple[Tensor, Tensor]:
 
 
 def _ring_of_each_token(layout: Layout) -> tuple[Tensor, Tensor]:
+    if layout.batch == 1:
+        none = torch.empty(0, dtype=torch.int32, device=layout.device)
+        return none, none.clone()
     first, length = layout.offsets[:-1][layout.event], layout.offsets.diff()[layout.event]
     return first.to(torch.int32), length.to(torch.int32)
 
