@@ -17,7 +17,8 @@ from hepattn.data.dataset import COORDINATES
 from hepattn.data.schema import BoolArray, Event
 from hepattn.data.tracks import TrackParameters, Tracks
 from hepattn.layers.experts import RouterLosses
-from hepattn.models.decoder import Decoded, Decoder, DecoderConfig, Head
+from hepattn.models.decoder import Decoded, Decoder, Head
+from hepattn.models.decoder_config import DecoderConfig
 from hepattn.models.hit_encoder import CountHead, HitModel, HitModelConfig, Octaves
 from hepattn.models.hit_filter import HitFilter
 from hepattn.models.track_losses import PARAMETERS

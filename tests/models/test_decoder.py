@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hepattn.models.decoder import Decoded, Decoder, DecoderConfig, DecoderLayer
+from hepattn.models.decoder import Decoded, Decoder
+from hepattn.models.decoder_config import DecoderConfig
+from hepattn.models.decoder_layer import DecoderLayer
 from hepattn.sequence import Layout
 
 DIM = 32

@@ -11,7 +11,7 @@ from hepattn import attention_weights, record_attention
 from hepattn.data import Event, sample_event
 from hepattn.data.track_dataset import track_batch
 from hepattn.metrics import FoundTracks, track_metrics
-from hepattn.models.decoder import DecoderConfig
+from hepattn.models.decoder_config import DecoderConfig
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.maskformer import MaskFormer, MaskFormerConfig
 from hepattn.models.matcher import Matcher

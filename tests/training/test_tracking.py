@@ -10,7 +10,7 @@ import torch
 from hepattn.data import Event, Truth
 from hepattn.data.schema import Selection
 from hepattn.data.tracks import Tracks
-from hepattn.models.decoder import DecoderConfig
+from hepattn.models.decoder_config import DecoderConfig
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter
 from hepattn.models.maskformer import MaskFormerConfig

@@ -1,0 +1,87 @@
+"""Every setting of a decoder in one place: checked together, printed, saved with weights, written as YAML."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from hepattn.models.encoder_config import NormKind
+from hepattn.models.settings import check_layers, check_names, check_types
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes and switches of a `Decoder`; its width is that of the encoder before it.
+
+    Raises:
+        ValueError: a setting has no such value, or two of them contradict each other.
+    """
+
+    num_layers: int = 3
+    num_heads: int = 4
+    block: int | None = 64
+    """Queries of a block, neighbours in phi; None: all of an event."""
+    window: int | None = 1024
+    """Hits that a block sees, around the full turn; None: all of an event. It must hold the hits from the block's first
+    query to its last, and beyond as far as tracks bend: `hepattn.models.track_targets.TrackLoss.inside` tells."""
+    masked: bool = True
+    """Masked attention: a query attends where the layer before found its mask; where that is empty, to all it sees."""
+    mask_threshold: float = 0.1
+    """Probability from which a hit is in that mask."""
+    mask_bias: float = -4.0
+    """First value of what is added to all mask logits: most hits that a query sees are not its own."""
+    update_hits: int | None = None
+    """Hits attend to queries after each layer, in `Strided(update_hits, wrap=True)` read from the hits; None: never."""
+    cls: int = 0
+    """CLS tokens: read hits and queries after each layer, and are read out for the event; True is one."""
+    norm: NormKind = "rms"
+    qk_norm: NormKind | None = "rms"
+    """Norm of q and k in each head; None: none."""
+    gate: bool = False
+    """Gated attention output, see `Attention`."""
+    laser: bool = False
+    """LASER attention, see `Attention`."""
+    layer_scale: float | None = None
+    """First value of LayerScale."""
+    zero_start: bool = True
+    """Each layer begins as the identity."""
+    drop_path: float = 0.0
+    """DropPath rate of the last layer; it rises linearly from 0 at the first."""
+    dense_ratio: float = 2.0
+    activation: str = "swiglu"
+    parameters: bool = False
+    """Predict track parameters."""
+    iou: bool = False
+    """Predict how well each mask fits (IoU)."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cls, bool):
+            object.__setattr__(self, "cls", int(self.cls))
+        check_types("Decoder", self)
+        for name, least in (("num_layers", 0), ("num_heads", 1), ("cls", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"Decoder got {name}={getattr(self, name)}: give at least {least}.")
+        for name in ("block", "window", "update_hits"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"Decoder got {name}={value}: give at least 1, or None.")
+        if not 0 < self.mask_threshold < 1:
+            raise ValueError(f"Decoder got mask_threshold={self.mask_threshold}, expected a probability in (0, 1).")
+        check_layers("Decoder", self)
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Self:
+        """The configuration with these settings, such as `asdict` gave or a file holds.
+
+        Raises:
+            ValueError: one of them is unknown; the others are named.
+        """
+        check_names("Decoder", cls, settings)
+        return cls(**settings)
+
+    def __str__(self) -> str:
+        """One line: sizes, and what is not as by default."""
+        changed = [
+            name if value is True else f"{name}={value}"
+            for name, value in asdict(self).items()
+            if name not in {"num_layers", "num_heads"} and value != getattr(DecoderConfig(), name)
+        ]
+        return ", ".join([f"{self.num_layers} layers, {self.num_heads} heads", *changed])
