@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hepattn.attention.module import Attention
-from hepattn.layers import make_norm
+from hepattn.layers import RouterLosses, make_norm, mean_losses
 from hepattn.masks import Strided
 from hepattn.models.blocks import Blocks
 from hepattn.models.decoder_config import DecoderConfig
@@ -45,6 +45,8 @@ class Decoded:
     blocks: Blocks
     cls: Tensor
     """(B, C, dim) CLS tokens; C is 0 without them."""
+    losses: RouterLosses | None
+    """Of the routers, mean over layers, to be added to the training loss; None without experts."""
 
     @property
     def last(self) -> Prediction:
@@ -125,10 +127,17 @@ class Decoder(nn.Module):
         cls = self._cls(hit_layout)
         mine = None if own is None else own[blocks.query][:, :, None] == blocks.hit[:, None]
         predictions = [self.predict(q.values, x.values, blocks, anchor)]
+        first_value: Tensor | None = None
+        losses: list[RouterLosses] = []
         for layer in self.layers:
             assert isinstance(layer, DecoderLayer)
             q = layer.cross.in_blocks(q, x, blocks, self.attention_mask(predictions[-1].masks, blocks, mine))
-            q = layer.among(layer.dense(q))
+            q, loss = layer.dense(q)
+            q, value = layer.among(q, first_value)
+            if c.value_residual and first_value is None:
+                first_value = value
+            if loss is not None:
+                losses.append(loss)
             if layer.update is not None:
                 assert c.update_hits is not None
                 x = layer.update(x, q, Strided(c.update_hits, wrap=True).transpose)
@@ -138,7 +147,7 @@ class Decoder(nn.Module):
             predictions.append(self.predict(q.values, x.values, blocks, anchor))
         none = hits.new_zeros(hit_layout.batch, 0, self.dim)
         out = none if cls is None else self.norm(cls.values).unflatten(0, (hit_layout.batch, -1))
-        return Decoded(tuple(predictions), blocks, out)
+        return Decoded(tuple(predictions), blocks, out, mean_losses(losses) if losses else None)
 
     def _cls(self, layout: Layout) -> Tokens | None:
         if self.cls is None:

@@ -33,8 +33,15 @@ class DecoderConfig:
     cls: int = 0
     """CLS tokens: read hits and queries after each layer, and are read out for the event; True is one."""
     norm: NormKind = "rms"
+    hybrid_norm: bool = False
+    """HybridNorm in place of pre-norm (arXiv:2503.04598), see `DecoderLayer`; norms q, k and v in each head."""
     qk_norm: NormKind | None = "rms"
     """Norm of q and k in each head; None: none."""
+    v_norm: bool = False
+    """Norm v in each head too, by the kind of qk_norm ("rms" where that is None)."""
+    value_residual: bool = False
+    """In self-attention among queries later layers mix the first layer's values into theirs, for each query and head
+    (arXiv:2410.17897). Attention to hits has no first values that would be the same hits in every layer's windows."""
     gate: bool = False
     """Gated attention output, see `Attention`."""
     laser: bool = False
@@ -46,7 +53,14 @@ class DecoderConfig:
     drop_path: float = 0.0
     """DropPath rate of the last layer; it rises linearly from 0 at the first."""
     dense_ratio: float = 2.0
+    """Hidden channels of each dense network over those of a query."""
     activation: str = "swiglu"
+    """Of the dense networks, see `hepattn.layers.Dense`."""
+    experts: int | None = None
+    """Networks that a router chooses from, in place of each layer's dense network (mixture of experts, see `Experts`).
+    CLS tokens, of which an event has a few, keep a dense network."""
+    experts_per_token: int = 2
+    """How many of them serve a query; each has dense_ratio / experts_per_token, so that a query sees the same width."""
     parameters: bool = False
     """Predict track parameters."""
     iou: bool = False

@@ -1,63 +1,75 @@
-"""One layer of a decoder: masked cross-attention to hits, a dense network, self-attention among queries."""
+"""One layer of a decoder, and the residual steps that it is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from hepattn.attention.module import Attention
-from hepattn.layers import Dense as DenseNetwork
-from hepattn.layers import Residual, make_norm
+from hepattn.layers.experts import Experts, RouterLosses
+from hepattn.layers.norm import make_norm
 from hepattn.masks import Dense, Mask
 from hepattn.models.blocks import Blocks
 from hepattn.models.decoder_config import DecoderConfig
+from hepattn.models.layer_parts import make_attention, make_dense, make_residual, start_as_identity
 from hepattn.sequence import Layout
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Tokens of B events on their way through the decoder: what they hold, and what is added to queries and keys."""
+    """Tokens of B events on their way through the decoder: what they hold, and what queries and keys know besides."""
 
     values: Tensor
     """(T, dim)."""
     layout: Layout
     encoding: Tensor | None = None
-    """(T, dim) of their places; None: none."""
+    """(T, dim) of their places, added to queries and keys; None: none."""
 
     def now(self, values: Tensor) -> "Tokens":
         """The same tokens holding something else."""
-        return Tokens(values, self.layout, self.encoding)
+        return replace(self, values=values)
 
 
-class Branch(nn.Module):
-    """A residual step around attention of tokens to each other or to a context: `x + attention(norm(x), norm(c))`."""
+class SelfStep(nn.Module):
+    """A residual step around attention of tokens to each other."""
 
-    def __init__(self, dim: int, config: DecoderConfig, rate: float, *, backend: str, cross: bool) -> None:
+    def __init__(self, dim: int, config: DecoderConfig, index: int, *, backend: str) -> None:
         super().__init__()
-        c = config
-        self.residual = Residual(dim, norm=c.norm, layer_scale=c.layer_scale, drop_path=rate)
-        self.context_norm = make_norm(c.norm, dim) if cross else None
-        self.attention = Attention(dim, c.num_heads, backend=backend, qk_norm=c.qk_norm, gate=c.gate, laser=c.laser)
+        self.residual = make_residual(dim, config, index, "attention")
+        mixes = config.value_residual and index > 0
+        self.attention = make_attention(dim, config, backend=backend, value_residual=mixes)
 
-    def forward(self, x: Tokens, context: Tokens | None = None, mask: Mask | None = None) -> Tokens:
-        """The tokens after it; `mask` says which tokens of their event they may look at."""
+    def forward(self, x: Tokens, first_value: Tensor | None = None) -> tuple[Tokens, Tensor]:
+        """The tokens after it, and its values (T, H, D), of which later layers mix the first layer's into theirs."""
         skip, given = self.residual.split(x.values)
-        if context is None:
-            update = self.attention.attend_values(given, x.layout, mask, encoding=x.encoding)[0]
-        else:
-            assert self.context_norm is not None
-            update = self.attention.attend_values(
-                given,
-                x.layout,
-                mask,
-                context=self.context_norm(context.values),
-                kv_layout=context.layout,
-                encoding=x.encoding,
-                context_encoding=context.encoding,
-            )[0]
+        update, value = self.attention.attend_values(given, x.layout, None, first_value, encoding=x.encoding)
+        return x.now(self.residual.join(skip, update, x.layout)), value
+
+
+class CrossStep(nn.Module):
+    """A residual step around attention of tokens to a context, which has a norm of its own where they have one."""
+
+    def __init__(self, dim: int, config: DecoderConfig, index: int, *, backend: str) -> None:
+        super().__init__()
+        self.residual = make_residual(dim, config, index, "attention")
+        pre = self.residual.placement == "pre"
+        self.context_norm = make_norm(config.norm, dim) if pre else nn.Identity()
+        self.attention = make_attention(dim, config, backend=backend)
+
+    def forward(self, x: Tokens, context: Tokens, mask: Mask | None = None) -> Tokens:
+        """The tokens after it; `mask` says which tokens of the context, in their event, they may look at."""
+        skip, given = self.residual.split(x.values)
+        update, _ = self.attention.attend_values(
+            given,
+            x.layout,
+            mask,
+            context=self.context_norm(context.values),
+            kv_layout=context.layout,
+            encoding=x.encoding,
+            context_encoding=context.encoding,
+        )
         return x.now(self.residual.join(skip, update, x.layout))
 
     def in_blocks(self, x: Tokens, context: Tokens, blocks: Blocks, mask: Tensor) -> Tokens:
-        """Cross-attention inside the rectangles of `blocks` alone, which stand side by side as if they were events.
+        """Inside the rectangles of `blocks` alone, which stand side by side as if they were events.
 
         Args:
             x: queries
@@ -65,11 +77,10 @@ class Branch(nn.Module):
             blocks: G rectangles of them
             mask: (G, K, W) bool, True = the query may look at the hit
         """
-        assert self.context_norm is not None
         number, rows, columns = blocks.shape
         skip, given = self.residual.split(x.values)
         query, hit = blocks.query.flatten(), blocks.hit.flatten()
-        update = self.attention.attend_values(
+        update, _ = self.attention.attend_values(
             given[query],
             Layout.of([rows] * number, given.device, total=len(query)),
             Dense(list(mask)) if number else None,
@@ -77,41 +88,49 @@ class Branch(nn.Module):
             kv_layout=Layout.of([columns] * number, given.device, total=len(hit)),
             encoding=None if x.encoding is None else x.encoding[query],
             context_encoding=None if context.encoding is None else context.encoding[hit],
-        )[0]
+        )
         update = blocks.packed(update.unflatten(0, (number, rows)))
         return x.now(self.residual.join(skip, update, x.layout))
+
+
+class DenseStep(nn.Module):
+    """A residual step around a dense network, or around experts in its place."""
+
+    def __init__(self, dim: int, config: DecoderConfig, index: int) -> None:
+        super().__init__()
+        self.residual = make_residual(dim, config, index, "dense")
+        self.dense = make_dense(dim, config)
+
+    def forward(self, x: Tokens) -> tuple[Tokens, RouterLosses | None]:
+        """The tokens after it, and the losses of the router, if there is one."""
+        skip, given = self.residual.split(x.values)
+        update, losses = self.dense(given) if isinstance(self.dense, Experts) else (self.dense(given), None)
+        return x.now(self.residual.join(skip, update, x.layout)), losses
 
 
 class ClsLayer(nn.Module):
     """CLS tokens read the hits, then the queries, each of their own event."""
 
-    def __init__(self, dim: int, config: DecoderConfig, rate: float, *, backend: str) -> None:
+    def __init__(self, dim: int, config: DecoderConfig, index: int, *, backend: str) -> None:
         super().__init__()
-        self.hits = Branch(dim, config, rate, backend=backend, cross=True)
-        self.queries = Branch(dim, config, rate, backend=backend, cross=True)
-        self.dense = DenseStep(dim, config, rate)
+        self.hits = CrossStep(dim, config, index, backend=backend)
+        self.queries = CrossStep(dim, config, index, backend=backend)
+        # no router learns to spread the few CLS tokens of a batch evenly
+        self.dense = DenseStep(
+            dim, replace(config, experts=None, experts_per_token=DecoderConfig.experts_per_token), index
+        )
 
     def forward(self, cls: Tokens, hits: Tokens, queries: Tokens) -> Tokens:
         """The CLS tokens after it."""
-        return self.dense(self.queries(self.hits(cls, hits), queries))
-
-
-class DenseStep(nn.Module):
-    """A residual step around a dense network."""
-
-    def __init__(self, dim: int, config: DecoderConfig, rate: float) -> None:
-        super().__init__()
-        c = config
-        self.residual = Residual(dim, norm=c.norm, layer_scale=c.layer_scale, drop_path=rate)
-        self.dense = DenseNetwork(dim, ratio=c.dense_ratio, activation=c.activation)
-
-    def forward(self, x: Tokens) -> Tokens:
-        """The tokens after it."""
-        return x.now(self.residual(x.values, self.dense, x.layout))
+        return self.dense(self.queries(self.hits(cls, hits), queries))[0]
 
 
 class DecoderLayer(nn.Module):
     """Masked cross-attention to hits, a dense network, self-attention among queries, perhaps an update of the hits.
+
+    Each is a residual step, pre-norm as usual: `x + attention(norm(x), norm(context))`. HybridNorm is as in
+    `EncoderLayer`: the first layer is pre-norm; later ones give attention x and context as they are, because q, k and v
+    are normed in each head, and norm the queries before the dense network, branch and skip alike.
 
     Args:
         dim: channels
@@ -123,14 +142,11 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, dim: int, config: DecoderConfig, index: int, *, backend: str) -> None:
         super().__init__()
-        c, rate = config, config.drop_path * index / max(1, config.num_layers - 1)
-        self.cross = Branch(dim, c, rate, backend="sdpa" if c.block else backend, cross=True)
-        self.dense = DenseStep(dim, c, rate)
-        self.among = Branch(dim, c, rate, backend=backend, cross=False)
-        self.update = Branch(dim, c, rate, backend=backend, cross=True) if c.update_hits else None
-        self.cls = ClsLayer(dim, c, rate, backend=backend) if c.cls else None
+        c = config
+        self.cross = CrossStep(dim, c, index, backend="sdpa" if c.block else backend)
+        self.dense = DenseStep(dim, c, index)
+        self.among = SelfStep(dim, c, index, backend=backend)
+        self.update = CrossStep(dim, c, index, backend=backend) if c.update_hits else None
+        self.cls = ClsLayer(dim, c, index, backend=backend) if c.cls else None
         if c.zero_start:
-            for part in self.modules():
-                if isinstance(part, Attention | DenseNetwork):
-                    for parameter in part.output.parameters():
-                        nn.init.zeros_(parameter)
+            start_as_identity(self)

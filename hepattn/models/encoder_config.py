@@ -30,7 +30,7 @@ class EncoderConfig:
     qk_norm: NormKind | None = None
     """Norm of q and k in each head (arXiv:2010.04245, arXiv:2302.05442)."""
     v_norm: bool = False
-    """Norm v in each head too, by the kind of qk_norm (`norm` where that is None)."""
+    """Norm v in each head too, by the kind of qk_norm ("rms" where that is None)."""
     layer_scale: float | None = None
     """First value of LayerScale (arXiv:2103.17239), a learned factor for each channel of what a branch adds."""
     zero_start: bool = False
@@ -78,23 +78,7 @@ class EncoderConfig:
                 raise ValueError(f"Encoder got {name}={getattr(self, name)}: give 0 or more.")
         if self.registers is not None and self.registers < 1:
             raise ValueError(f"Encoder got registers={self.registers}: give the hits between two registers, or None.")
-        if self.experts is not None and not 1 <= self.experts_per_token <= self.experts:
-            raise ValueError(
-                f"Encoder got experts_per_token={self.experts_per_token}, experts={self.experts}: a token uses at "
-                "least one, and no more than there are."
-            )
         check_layers("Encoder", self)
-        self._refuse_contradictions()
-
-    def _refuse_contradictions(self) -> None:
-        if self.value_residual and self.num_layers == 1:
-            raise ValueError(
-                "value_residual mixes the first layer's values into later ones: with one layer, leave it out."
-            )
-        if self.experts is None and self.experts_per_token != EncoderConfig.experts_per_token:
-            raise ValueError("experts_per_token is of use with experts alone: give experts, or leave it out.")
-        if self.hybrid_norm and self.v_norm:
-            raise ValueError("hybrid_norm norms q, k and v already: leave v_norm out.")
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Self:

@@ -98,7 +98,7 @@ class Seen:
     """Dynamic queries above `max_queries`, which were left out."""
     decoded: Decoded
     losses: RouterLosses | None
-    """Of the encoder's routers; None without experts or without a hit."""
+    """Of the routers: the encoder's plus the decoder's, so that each weighs as it would alone; None without experts."""
     log_count: Tensor | None
     """(B,) float32, estimate of log(1 + number of reconstructable particles); None without `count`."""
 
@@ -186,7 +186,7 @@ class MaskFormer(HitModel):
             place=chosen.place,
             dropped=chosen.dropped,
             decoded=decoded,
-            losses=encoded.losses,
+            losses=_sum(encoded.losses, decoded.losses),
             log_count=log_count,
         )
 
@@ -373,6 +373,12 @@ def kept_hits(event: Event, config: MaskFormerConfig, scores: Tensor | None) -> 
     """
     inside = config.selection.in_volumes(event.hits)
     return inside if scores is None else inside & (scores.numpy() >= config.filter_threshold)
+
+
+def _sum(one: RouterLosses | None, other: RouterLosses | None) -> RouterLosses | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
 
 
 def as_parameters(predicted: Tensor) -> TrackParameters:

@@ -63,6 +63,17 @@ def check_layers(owner: str, settings: Any) -> None:
         raise ValueError("drop_path rises from 0 at the first layer to its rate: with one layer, leave it out.")
     if c.zero_start and c.layer_scale is not None:
         raise ValueError("zero_start and layer_scale both let a layer begin as (nearly) the identity: choose one.")
+    if c.hybrid_norm and c.v_norm:
+        raise ValueError("hybrid_norm norms q, k and v already: leave v_norm out.")
+    if c.value_residual and c.num_layers == 1:
+        raise ValueError("value_residual mixes the first layer's values into later ones: with one layer, leave it out.")
+    if c.experts is not None and not 1 <= c.experts_per_token <= c.experts:
+        raise ValueError(
+            f"{owner} got experts_per_token={c.experts_per_token}, experts={c.experts}: a token uses at least one, and "
+            "no more than there are."
+        )
+    if c.experts is None and c.experts_per_token != type(c).experts_per_token:
+        raise ValueError("experts_per_token is of use with experts alone: give experts, or leave it out.")
 
 
 def _fits(value: Any, hint: Any) -> bool:
