@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hepattn.attention.module import Attention
+from hepattn.attention.rotation import Rotation
+from hepattn.encodings import rotary_of_hits
 from hepattn.layers import RouterLosses, make_norm, mean_losses
 from hepattn.masks import Strided
 from hepattn.models.blocks import Blocks
@@ -70,7 +72,7 @@ class Decoder(nn.Module):
         backend: attention kernel, see `hepattn.attend`
 
     Raises:
-        ValueError: dim is no multiple of the heads
+        ValueError: dim is no multiple of the heads, or heads are too small for `rotary`
     """
 
     unit: Tensor
@@ -82,6 +84,7 @@ class Decoder(nn.Module):
         layers = [DecoderLayer(dim, c, index, backend=backend) for index in range(c.num_layers)]
         self.layers = nn.ModuleList(layers)
         self.norm = make_norm(c.norm, dim)
+        self.rotary = rotary_of_hits(dim // c.num_heads) if c.rotary else None
         self.mask_query, self.mask_hit = Head(dim, dim), Head(dim, dim)
         self.mask_bias = nn.Parameter(torch.tensor(c.mask_bias))
         self.objects = Head(dim, 1)
@@ -104,6 +107,7 @@ class Decoder(nn.Module):
         encoding: Tensor | None = None,
         hit_encoding: Tensor | None = None,
         anchor: Tensor | None = None,
+        coordinates: Tensor | None = None,
     ) -> Decoded:
         """Decodes; queries and hits are packed, in phi order inside each event.
 
@@ -117,13 +121,16 @@ class Decoder(nn.Module):
             encoding: (Q, dim) added to what queries are made of, never to values
             hit_encoding: (T, dim) the same for keys
             anchor: (Q, 6) float32 to which predicted parameters are added, in their units; None: zeros
+            coordinates: (T, 2) float32, phi (radian) and eta of the hits; read with `rotary` alone, which needs them
 
         Raises:
-            ValueError: shapes that do not fit, see `Blocks.of`
+            ValueError: shapes that do not fit, see `Blocks.of`; or `rotary` without coordinates
         """
         c = self.config
         blocks = Blocks.of(place, query_layout.host_lengths, hit_layout.host_lengths, c.block, c.window)
-        q, x = Tokens(queries, query_layout, encoding), Tokens(hits, hit_layout, hit_encoding)
+        turned = self._rotation(coordinates)
+        q = Tokens(queries, query_layout, encoding, None if turned is None else turned.of_rows(place))
+        x = Tokens(hits, hit_layout, hit_encoding, turned)
         cls = self._cls(hit_layout)
         mine = None if own is None else own[blocks.query][:, :, None] == blocks.hit[:, None]
         predictions = [self.predict(q.values, x.values, blocks, anchor)]
@@ -148,6 +155,14 @@ class Decoder(nn.Module):
         none = hits.new_zeros(hit_layout.batch, 0, self.dim)
         out = none if cls is None else self.norm(cls.values).unflatten(0, (hit_layout.batch, -1))
         return Decoded(tuple(predictions), blocks, out, mean_losses(losses) if losses else None)
+
+    def _rotation(self, coordinates: Tensor | None) -> Rotation | None:
+        """Of the hits."""
+        if self.rotary is None:
+            return None
+        if coordinates is None:
+            raise ValueError("Decoder with rotary=True got no coordinates: give phi and eta of the hits, (T, 2).")
+        return Rotation.of(self.rotary(coordinates))
 
     def _cls(self, layout: Layout) -> Tokens | None:
         if self.cls is None:

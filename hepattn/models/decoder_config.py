@@ -42,6 +42,10 @@ class DecoderConfig:
     value_residual: bool = False
     """In self-attention among queries later layers mix the first layer's values into theirs, for each query and head
     (arXiv:2410.17897). Attention to hits has no first values that would be the same hits in every layer's windows."""
+    rotary: bool = False
+    """Queries and keys of all attention are turned by phi and eta (arXiv:2104.09864), see `Rotary`: hits by their own,
+    queries, also learned ones, by those of the hit at which they stand. CLS tokens stand nowhere: neither they nor the
+    keys that they look at are turned."""
     gate: bool = False
     """Gated attention output, see `Attention`."""
     laser: bool = False

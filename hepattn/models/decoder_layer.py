@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from hepattn.attention.rotation import Rotation
 from hepattn.layers.experts import Experts, RouterLosses
 from hepattn.layers.norm import make_norm
 from hepattn.masks import Dense, Mask
@@ -22,6 +23,8 @@ class Tokens:
     layout: Layout
     encoding: Tensor | None = None
     """(T, dim) of their places, added to queries and keys; None: none."""
+    rotation: Rotation | None = None
+    """By their places, of queries and keys; None: they have none, and what they look at is not turned for them."""
 
     def now(self, values: Tensor) -> "Tokens":
         """The same tokens holding something else."""
@@ -40,7 +43,9 @@ class SelfStep(nn.Module):
     def forward(self, x: Tokens, first_value: Tensor | None = None) -> tuple[Tokens, Tensor]:
         """The tokens after it, and its values (T, H, D), of which later layers mix the first layer's into theirs."""
         skip, given = self.residual.split(x.values)
-        update, value = self.attention.attend_values(given, x.layout, None, first_value, encoding=x.encoding)
+        update, value = self.attention.attend_values(
+            given, x.layout, None, first_value, encoding=x.encoding, rotation=x.rotation
+        )
         return x.now(self.residual.join(skip, update, x.layout)), value
 
 
@@ -65,6 +70,8 @@ class CrossStep(nn.Module):
             kv_layout=context.layout,
             encoding=x.encoding,
             context_encoding=context.encoding,
+            rotation=x.rotation,
+            context_rotation=None if x.rotation is None else context.rotation,
         )
         return x.now(self.residual.join(skip, update, x.layout))
 
@@ -88,6 +95,8 @@ class CrossStep(nn.Module):
             kv_layout=Layout.of([columns] * number, given.device, total=len(hit)),
             encoding=None if x.encoding is None else x.encoding[query],
             context_encoding=None if context.encoding is None else context.encoding[hit],
+            rotation=None if x.rotation is None else x.rotation.of_rows(query),
+            context_rotation=None if context.rotation is None else context.rotation.of_rows(hit),
         )
         update = blocks.packed(update.unflatten(0, (number, rows)))
         return x.now(self.residual.join(skip, update, x.layout))

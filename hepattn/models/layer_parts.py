@@ -74,12 +74,11 @@ def make_dense(dim: int, config: LayerConfig) -> Dense | Experts:
 def start_as_identity(layer: nn.Module) -> None:
     """Sets the last linear map of every branch in it to zero, of all experts where there are some."""
     for part in layer.modules():
+        last: list[nn.Parameter | None] = []
         if isinstance(part, Experts):
             last = [part.output, part.output_bias]
         elif isinstance(part, Attention | Dense):
-            last = [part.output.weight, part.output.bias]
-        else:
-            continue
+            last = [*part.output.parameters()]
         for parameter in last:
             if parameter is not None:
                 nn.init.zeros_(parameter)

@@ -16,6 +16,7 @@ from typing_extensions import override
 from hepattn.data.dataset import COORDINATES
 from hepattn.data.schema import BoolArray, Event
 from hepattn.data.tracks import TrackParameters, Tracks
+from hepattn.encodings import rotary_of_hits
 from hepattn.layers.experts import RouterLosses
 from hepattn.models.decoder import Decoded, Decoder, Head
 from hepattn.models.decoder_config import DecoderConfig
@@ -71,6 +72,8 @@ class MaskFormerConfig(HitModelConfig):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.count and not self.decoder.cls:
             raise ValueError("count reads the decoder's CLS tokens: give decoder.cls=1")
+        if self.decoder.rotary:
+            rotary_of_hits(self.encoder.dim // self.decoder.num_heads)  # refuses small heads
         if self.query_octaves < 0:
             raise ValueError(f"query_octaves must be at least 0, not {self.query_octaves}")
 
@@ -176,6 +179,7 @@ class MaskFormer(HitModel):
             encoding=encoding,
             hit_encoding=hit_encoding,
             anchor=self._anchor(coordinates, chosen),
+            coordinates=coordinates[:, :2],
         )
         log_count = None if self.count_head is None else self.count_head(decoded.cls, layout.lengths)
         return Seen(
