@@ -120,6 +120,28 @@ def test_a_step_can_be_driven_from_outside_and_the_loss_falls(toy_folder, querie
         assert logged["queries"] == 9
 
 
+@pytest.mark.parametrize("whose", ["encoder", "decoder"])
+def test_losses_of_routers_are_trained_and_logged(toy_folder, whose):
+    config = MaskFormerConfig(**SMALL)
+    config = replace(config, **{whose: replace(getattr(config, whose), experts=3)})
+    data = TrackDataModule(path=str(toy_folder))
+    data.read_for(config)
+    data.setup("fit")
+    module = TrackerModule(config)
+    logged: dict[str, Any] = {}
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    module.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
+    loss = module.training_step(next(iter(data.train_dataloader())))
+    parts = [logged[f"loss_{name}"].item() for name in ("first_hit", "objects", "focal", "dice")]
+    assert logged["loss_routers"] > 0.01  # its factor times 1 where all experts are used alike
+    assert loss.item() == pytest.approx(sum(parts) + logged["loss_routers"].item())
+    loss.backward()
+    routers = [w.grad for name, w in module.named_parameters() if name.endswith("router.weight")]
+    assert len(routers) == 1
+    assert routers[0] is not None
+    assert routers[0].any()
+
+
 def test_too_few_learned_queries_are_counted(toy_folder):
     config = MaskFormerConfig(**SMALL, queries="learned", learned_queries=4)
     data = TrackDataModule(path=str(toy_folder))
