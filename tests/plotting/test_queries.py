@@ -1,5 +1,6 @@
 """Queries of a tracker: what is drawn is what the tracker sees, and what its loss counts."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,10 @@ def test_other_decodings_leave_the_tracker_as_it_was(net, event, of, others):
     without = tracker(query_octaves=0)
     with pytest.raises(ValueError, match="no encodings"):
         decode(without, event, encoded=False)
+    turned = tracker(query_octaves=0, decoder=replace(net.config.decoder, rotary=True))
+    masks = decode(turned, event, encoded=False).masks
+    assert torch.allclose(masks, decode(without, event).masks)
+    assert not torch.allclose(masks[1], decode(turned, event).masks[1])
     with pytest.raises(ValueError, match="learned"):
         decode(tracker(queries="learned"), event)
 
