@@ -41,7 +41,8 @@ class DecoderConfig:
     """Norm v in each head too, by the kind of qk_norm ("rms" where that is None)."""
     value_residual: bool = False
     """In self-attention among queries later layers mix the first layer's values into theirs, for each query and head
-    (arXiv:2410.17897). Attention to hits has no first values that would be the same hits in every layer's windows."""
+    (arXiv:2410.17897). Cross-attention, whose values are not those of the tokens that look, has no first value defined:
+    it stays as it is."""
     rotary: bool = False
     """Queries and keys of all attention are turned by phi and eta (arXiv:2104.09864), see `Rotary`: hits by their own,
     queries, also learned ones, by those of the hit at which they stand. CLS tokens stand nowhere: neither they nor the
@@ -53,7 +54,7 @@ class DecoderConfig:
     layer_scale: float | None = None
     """First value of LayerScale."""
     zero_start: bool = True
-    """Each layer begins as the identity."""
+    """Each layer begins as the identity, with hybrid_norm but for its norm: the last linear map of a branch is zero."""
     drop_path: float = 0.0
     """DropPath rate of the last layer; it rises linearly from 0 at the first."""
     dense_ratio: float = 2.0
