@@ -23,6 +23,10 @@ class Rotation(NamedTuple):
         """The rotation by angles (T, P) in radian; `hepattn.encodings.Rotary` makes them from coordinates."""
         return cls(angles.cos(), angles.sin())
 
+    def of_rows(self, rows: Tensor) -> "Rotation":
+        """The rotation of tokens that stand where those in `rows` (N,) int64 do."""
+        return Rotation(self.cos[rows], self.sin[rows])
+
     def turn(self, x: Tensor) -> Tensor:
         """Turns each pair of channels of x (T, H, D), in float32 or finer; same dtype out.
 

@@ -11,7 +11,7 @@ from hepattn.encodings.base import Encoding
 from hepattn.encodings.fields import Fields
 from hepattn.encodings.fourier import RandomFourier
 from hepattn.encodings.periodic import Periodic
-from hepattn.encodings.rotary import Rotary, RotaryFields
+from hepattn.encodings.rotary import Rotary, RotaryFields, rotary_of_hits
 from hepattn.encodings.sinusoidal import Sinusoidal
 
 
@@ -50,4 +50,5 @@ __all__ = [
     "RotaryFields",
     "Sinusoidal",
     "make_encoding",
+    "rotary_of_hits",
 ]

@@ -133,3 +133,18 @@ class RotaryFields(Precise):
             return packed[0].with_values(angles).to_nested()
         joined = torch.cat([rotary(columns[name]) for name, rotary in self.rotaries.items()], dim=-1)
         return nn.functional.pad(joined, (0, self.channels // 2 - joined.shape[-1]))
+
+
+def rotary_of_hits(channels: int) -> RotaryFields:
+    """Angles of hits from the columns phi (radian) and eta, for heads of so many channels.
+
+    Fine enough for a window's phi differences: at most 512 turns of the channels in a turn of phi.
+
+    Raises:
+        ValueError: fewer than four channels, two for each.
+    """
+    if channels < 4:
+        raise ValueError(
+            f"rotary turns by phi and eta, two channels each: give heads of at least 4 channels, not {channels}."
+        )
+    return RotaryFields({"phi": lambda share: Rotary(share, alpha=512.0, periodic=True), "eta": Rotary}, channels)

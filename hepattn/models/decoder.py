@@ -5,114 +5,23 @@ events. It is block-local by default: queries stand in phi order among the hits,
 of hits around it (see `Blocks`). With `block=None, window=None` it is the dense decoder.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from hepattn.attention.module import Attention
-from hepattn.layers import Dense as DenseNetwork
-from hepattn.layers import Residual, make_norm
-from hepattn.layers.dense import ACTIVATIONS, GATED
-from hepattn.masks import Dense, Mask, Strided
+from hepattn.attention.rotation import Rotation
+from hepattn.encodings import rotary_of_hits
+from hepattn.layers import RouterLosses, make_norm, mean_losses
+from hepattn.masks import Strided
 from hepattn.models.blocks import Blocks
-from hepattn.models.encoder_config import NormKind
-from hepattn.models.settings import check_names, check_types
+from hepattn.models.decoder_config import DecoderConfig
+from hepattn.models.decoder_layer import DecoderLayer, Tokens
 from hepattn.models.track_losses import PARAMETERS, ParameterScale
 from hepattn.sequence import Layout
 
-__all__ = ["Decoded", "Decoder", "DecoderConfig", "Prediction"]
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Sizes and switches of a `Decoder`; its width is that of the encoder before it.
-
-    Raises:
-        ValueError: a setting has no such value, or two of them contradict each other.
-    """
-
-    num_layers: int = 3
-    num_heads: int = 4
-    block: int | None = 64
-    """Queries of a block, neighbours in phi; None: all of an event."""
-    window: int | None = 1024
-    """Hits that a block sees, around the full turn; None: all of an event. It must hold the hits from the block's first
-    query to its last, and beyond as far as tracks bend: `hepattn.models.track_targets.TrackLoss.inside` tells."""
-    masked: bool = True
-    """Masked attention: a query attends where the layer before found its mask; where that is empty, to all it sees."""
-    mask_threshold: float = 0.1
-    """Probability from which a hit is in that mask."""
-    mask_bias: float = -4.0
-    """First value of what is added to all mask logits: most hits that a query sees are not its own."""
-    update_hits: int | None = None
-    """Hits attend to queries after each layer, in `Strided(update_hits, wrap=True)` read from the hits; None: never."""
-    cls: int = 0
-    """CLS tokens: read hits and queries after each layer, and are read out for the event; True is one."""
-    norm: NormKind = "rms"
-    qk_norm: NormKind | None = "rms"
-    """Norm of q and k in each head; None: none."""
-    gate: bool = False
-    """Gated attention output, see `Attention`."""
-    laser: bool = False
-    """LASER attention, see `Attention`."""
-    layer_scale: float | None = None
-    """First value of LayerScale."""
-    zero_start: bool = True
-    """Each layer begins as the identity."""
-    drop_path: float = 0.0
-    """DropPath rate of the last layer; it rises linearly from 0 at the first."""
-    dense_ratio: float = 2.0
-    activation: str = "swiglu"
-    parameters: bool = False
-    """Predict track parameters."""
-    iou: bool = False
-    """Predict how well each mask fits (IoU)."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.cls, bool):
-            object.__setattr__(self, "cls", int(self.cls))
-        check_types("Decoder", self)
-        if self.activation not in ACTIVATIONS | GATED:
-            known = ", ".join(map(repr, ACTIVATIONS | GATED))
-            raise ValueError(f"Decoder got activation={self.activation!r}, expected one of {known}.")
-        for name, least in (("num_layers", 0), ("num_heads", 1), ("cls", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"Decoder got {name}={getattr(self, name)}: give at least {least}.")
-        for name in ("block", "window", "update_hits"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"Decoder got {name}={value}: give at least 1, or None.")
-        if not 0 < self.mask_threshold < 1:
-            raise ValueError(f"Decoder got mask_threshold={self.mask_threshold}, expected a probability in (0, 1).")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"Decoder got drop_path={self.drop_path}, expected a probability in [0, 1).")
-        if self.layer_scale is not None and self.layer_scale < 0:
-            raise ValueError(f"Decoder got layer_scale={self.layer_scale}: give a factor of at least 0, or None.")
-        if self.drop_path and self.num_layers == 1:
-            raise ValueError("drop_path rises from 0 at the first layer to its rate: with one layer, leave it out.")
-        if self.zero_start and self.layer_scale is not None:
-            raise ValueError("zero_start and layer_scale both let a layer begin as (nearly) the identity: choose one.")
-
-    @classmethod
-    def of(cls, settings: dict[str, Any]) -> Self:
-        """The configuration with these settings, such as `asdict` gave or a file holds.
-
-        Raises:
-            ValueError: one of them is unknown; the others are named.
-        """
-        check_names("Decoder", cls, settings)
-        return cls(**settings)
-
-    def __str__(self) -> str:
-        """One line: sizes, and what is not as by default."""
-        changed = [
-            name if value is True else f"{name}={value}"
-            for name, value in asdict(self).items()
-            if name not in {"num_layers", "num_heads"} and value != getattr(DecoderConfig(), name)
-        ]
-        return ", ".join([f"{self.num_layers} layers, {self.num_heads} heads", *changed])
+__all__ = ["Decoded", "Decoder", "Prediction"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,134 +47,13 @@ class Decoded:
     blocks: Blocks
     cls: Tensor
     """(B, C, dim) CLS tokens; C is 0 without them."""
+    losses: RouterLosses | None
+    """Of the routers, mean over layers, to be added to the training loss; None without experts."""
 
     @property
     def last(self) -> Prediction:
         """After the last layer."""
         return self.predictions[-1]
-
-
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """Tokens of B events on their way through the decoder: what they hold, and what is added to queries and keys."""
-
-    values: Tensor
-    """(T, dim)."""
-    layout: Layout
-    encoding: Tensor | None = None
-    """(T, dim) of their places; None: none."""
-
-    def now(self, values: Tensor) -> "Tokens":
-        """The same tokens holding something else."""
-        return Tokens(values, self.layout, self.encoding)
-
-
-class Branch(nn.Module):
-    """A residual step around attention of tokens to each other or to a context: `x + attention(norm(x), norm(c))`."""
-
-    def __init__(self, dim: int, config: DecoderConfig, rate: float, *, backend: str, cross: bool) -> None:
-        super().__init__()
-        c = config
-        self.residual = Residual(dim, norm=c.norm, layer_scale=c.layer_scale, drop_path=rate)
-        self.context_norm = make_norm(c.norm, dim) if cross else None
-        self.attention = Attention(dim, c.num_heads, backend=backend, qk_norm=c.qk_norm, gate=c.gate, laser=c.laser)
-
-    def forward(self, x: Tokens, context: Tokens | None = None, mask: Mask | None = None) -> Tokens:
-        """The tokens after it; `mask` says which tokens of their event they may look at."""
-        skip, given = self.residual.split(x.values)
-        if context is None:
-            update = self.attention.attend_values(given, x.layout, mask, encoding=x.encoding)[0]
-        else:
-            assert self.context_norm is not None
-            update = self.attention.attend_values(
-                given,
-                x.layout,
-                mask,
-                context=self.context_norm(context.values),
-                kv_layout=context.layout,
-                encoding=x.encoding,
-                context_encoding=context.encoding,
-            )[0]
-        return x.now(self.residual.join(skip, update, x.layout))
-
-    def in_blocks(self, x: Tokens, context: Tokens, blocks: Blocks, mask: Tensor) -> Tokens:
-        """Cross-attention inside the rectangles of `blocks` alone, which stand side by side as if they were events.
-
-        Args:
-            x: queries
-            context: hits
-            blocks: G rectangles of them
-            mask: (G, K, W) bool, True = the query may look at the hit
-        """
-        assert self.context_norm is not None
-        number, rows, columns = blocks.shape
-        skip, given = self.residual.split(x.values)
-        query, hit = blocks.query.flatten(), blocks.hit.flatten()
-        update = self.attention.attend_values(
-            given[query],
-            Layout.of([rows] * number, given.device, total=len(query)),
-            Dense(list(mask)) if number else None,
-            context=self.context_norm(context.values)[hit],
-            kv_layout=Layout.of([columns] * number, given.device, total=len(hit)),
-            encoding=None if x.encoding is None else x.encoding[query],
-            context_encoding=None if context.encoding is None else context.encoding[hit],
-        )[0]
-        update = blocks.packed(update.unflatten(0, (number, rows)))
-        return x.now(self.residual.join(skip, update, x.layout))
-
-
-class ClsLayer(nn.Module):
-    """CLS tokens read the hits, then the queries, each of their own event."""
-
-    def __init__(self, dim: int, config: DecoderConfig, rate: float, *, backend: str) -> None:
-        super().__init__()
-        self.hits = Branch(dim, config, rate, backend=backend, cross=True)
-        self.queries = Branch(dim, config, rate, backend=backend, cross=True)
-        self.dense = DenseStep(dim, config, rate)
-
-    def forward(self, cls: Tokens, hits: Tokens, queries: Tokens) -> Tokens:
-        """The CLS tokens after it."""
-        return self.dense(self.queries(self.hits(cls, hits), queries))
-
-
-class DenseStep(nn.Module):
-    """A residual step around a dense network."""
-
-    def __init__(self, dim: int, config: DecoderConfig, rate: float) -> None:
-        super().__init__()
-        c = config
-        self.residual = Residual(dim, norm=c.norm, layer_scale=c.layer_scale, drop_path=rate)
-        self.dense = DenseNetwork(dim, ratio=c.dense_ratio, activation=c.activation)
-
-    def forward(self, x: Tokens) -> Tokens:
-        """The tokens after it."""
-        return x.now(self.residual(x.values, self.dense, x.layout))
-
-
-class DecoderLayer(nn.Module):
-    """Masked cross-attention to hits, a dense network, self-attention among queries, perhaps an update of the hits.
-
-    Args:
-        dim: channels
-        config: of the decoder
-        index: which of its layers this is, 0 for the first
-        backend: kernel; but of blocks' cross-attention, realised masks of one shape, where one batched call of sdpa
-            serves on any device
-    """
-
-    def __init__(self, dim: int, config: DecoderConfig, index: int, *, backend: str) -> None:
-        super().__init__()
-        c, rate = config, config.drop_path * index / max(1, config.num_layers - 1)
-        self.cross = Branch(dim, c, rate, backend="sdpa" if c.block else backend, cross=True)
-        self.dense = DenseStep(dim, c, rate)
-        self.among = Branch(dim, c, rate, backend=backend, cross=False)
-        self.update = Branch(dim, c, rate, backend=backend, cross=True) if c.update_hits else None
-        self.cls = ClsLayer(dim, c, rate, backend=backend) if c.cls else None
-        if c.zero_start:
-            for part in self.modules():
-                if isinstance(part, Attention | DenseNetwork):
-                    for parameter in part.output.parameters():
-                        nn.init.zeros_(parameter)
 
 
 class Head(nn.Sequential):
@@ -284,7 +72,7 @@ class Decoder(nn.Module):
         backend: attention kernel, see `hepattn.attend`
 
     Raises:
-        ValueError: dim is no multiple of the heads
+        ValueError: dim is no multiple of the heads, or heads are too small for `rotary`
     """
 
     unit: Tensor
@@ -296,6 +84,7 @@ class Decoder(nn.Module):
         layers = [DecoderLayer(dim, c, index, backend=backend) for index in range(c.num_layers)]
         self.layers = nn.ModuleList(layers)
         self.norm = make_norm(c.norm, dim)
+        self.rotary = rotary_of_hits(dim // c.num_heads) if c.rotary else None
         self.mask_query, self.mask_hit = Head(dim, dim), Head(dim, dim)
         self.mask_bias = nn.Parameter(torch.tensor(c.mask_bias))
         self.objects = Head(dim, 1)
@@ -318,6 +107,7 @@ class Decoder(nn.Module):
         encoding: Tensor | None = None,
         hit_encoding: Tensor | None = None,
         anchor: Tensor | None = None,
+        coordinates: Tensor | None = None,
     ) -> Decoded:
         """Decodes; queries and hits are packed, in phi order inside each event.
 
@@ -331,20 +121,30 @@ class Decoder(nn.Module):
             encoding: (Q, dim) added to what queries are made of, never to values
             hit_encoding: (T, dim) the same for keys
             anchor: (Q, 6) float32 to which predicted parameters are added, in their units; None: zeros
+            coordinates: (T, 2) float32, phi (radian) and eta of the hits; read with `rotary` alone, which needs them
 
         Raises:
-            ValueError: shapes that do not fit, see `Blocks.of`
+            ValueError: shapes that do not fit, see `Blocks.of`; or `rotary` without coordinates
         """
         c = self.config
         blocks = Blocks.of(place, query_layout.host_lengths, hit_layout.host_lengths, c.block, c.window)
-        q, x = Tokens(queries, query_layout, encoding), Tokens(hits, hit_layout, hit_encoding)
+        turned = self._rotation(coordinates)
+        q = Tokens(queries, query_layout, encoding, None if turned is None else turned.of_rows(place))
+        x = Tokens(hits, hit_layout, hit_encoding, turned)
         cls = self._cls(hit_layout)
         mine = None if own is None else own[blocks.query][:, :, None] == blocks.hit[:, None]
         predictions = [self.predict(q.values, x.values, blocks, anchor)]
+        first_value: Tensor | None = None
+        losses: list[RouterLosses] = []
         for layer in self.layers:
             assert isinstance(layer, DecoderLayer)
             q = layer.cross.in_blocks(q, x, blocks, self.attention_mask(predictions[-1].masks, blocks, mine))
-            q = layer.among(layer.dense(q))
+            q, loss = layer.dense(q)
+            q, value = layer.among(q, first_value)
+            if c.value_residual and first_value is None:
+                first_value = value
+            if loss is not None:
+                losses.append(loss)
             if layer.update is not None:
                 assert c.update_hits is not None
                 x = layer.update(x, q, Strided(c.update_hits, wrap=True).transpose)
@@ -354,7 +154,15 @@ class Decoder(nn.Module):
             predictions.append(self.predict(q.values, x.values, blocks, anchor))
         none = hits.new_zeros(hit_layout.batch, 0, self.dim)
         out = none if cls is None else self.norm(cls.values).unflatten(0, (hit_layout.batch, -1))
-        return Decoded(tuple(predictions), blocks, out)
+        return Decoded(tuple(predictions), blocks, out, mean_losses(losses) if losses else None)
+
+    def _rotation(self, coordinates: Tensor | None) -> Rotation | None:
+        """Of the hits."""
+        if self.rotary is None:
+            return None
+        if coordinates is None:
+            raise ValueError("Decoder with rotary=True got no coordinates: give phi and eta of the hits, (T, 2).")
+        return Rotation.of(self.rotary(coordinates))
 
     def _cls(self, layout: Layout) -> Tokens | None:
         if self.cls is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,13 @@ from hepattn.attention.beside import enter_beside
 from hepattn.attention.doors import Sequences, enter
 from hepattn.attention.module import Attention
 from hepattn.attention.rotation import Rotation
-from hepattn.layers.dense import Dense
 from hepattn.layers.experts import Experts, RouterLosses, mean_losses
 from hepattn.layers.norm import make_norm
-from hepattn.layers.residual import Placement, Residual
 from hepattn.layers.tokens import ExtraTokens, Inserted, spread
 from hepattn.masks import Mask, Window
 from hepattn.masks.compose import Both, Either
 from hepattn.models.encoder_config import EncoderConfig
+from hepattn.models.layer_parts import make_attention, make_dense, make_residual, start_as_identity
 from hepattn.sequence import Layout
 
 
@@ -42,39 +41,13 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, config: EncoderConfig, index: int, *, backend: str = "auto") -> None:
         super().__init__()
-        c, hybrid = config, config.hybrid_norm and index > 0
-        rate = c.drop_path * index / max(1, c.num_layers - 1)
-
-        def residual(placement: Placement) -> Residual:
-            return Residual(c.dim, norm=c.norm, placement=placement, layer_scale=c.layer_scale, drop_path=rate)
-
-        self.attention = Attention(
-            c.dim,
-            c.num_heads,
-            backend=backend,
-            qk_norm=c.norm if c.hybrid_norm and c.qk_norm is None else c.qk_norm,
-            v_norm=c.hybrid_norm or c.v_norm,
-            gate=c.gate,
-            value_residual=c.value_residual and index > 0,
-            laser=c.laser,
-            distance_bias=c.distance_bias,
-        )
-        self.dense: Dense | Experts
-        if c.experts is None:
-            self.dense = Dense(c.dim, ratio=c.dense_ratio, activation=c.activation)
-        else:
-            ratio, k = c.dense_ratio / c.experts_per_token, c.experts_per_token
-            self.dense = Experts(c.dim, experts=c.experts, top_k=k, ratio=ratio, activation=c.activation)
-        self.attention_residual = residual("none" if hybrid else "pre")
-        self.dense_residual = residual("post" if hybrid else "pre")
-
-    def start_as_identity(self) -> None:
-        """Sets the last linear map of both branches to zero, of all experts where there are some."""
-        dense = self.dense
-        last = [dense.output, dense.output_bias] if isinstance(dense, Experts) else dense.output.parameters()
-        for parameter in (*self.attention.output.parameters(), *last):
-            if parameter is not None:
-                nn.init.zeros_(parameter)
+        c, mixes = config, config.value_residual and index > 0
+        self.attention = make_attention(c.dim, c, backend=backend, value_residual=mixes, distance_bias=c.distance_bias)
+        self.dense = make_dense(c.dim, c)
+        self.attention_residual = make_residual(c.dim, c, index, "attention")
+        self.dense_residual = make_residual(c.dim, c, index, "dense")
+        if c.zero_start:
+            start_as_identity(self)
 
     def forward(
         self,
@@ -181,9 +154,6 @@ class Encoder(nn.Module):
         self.set_mask(mask)
         self.layers = nn.ModuleList([EncoderLayer(c, index, backend=backend) for index in range(c.num_layers)])
         self.norm = make_norm(c.norm, c.dim)
-        if c.zero_start:
-            for layer in self.layers:
-                cast(EncoderLayer, layer).start_as_identity()
 
     def forward(self, x: Sequences, *, valid: Tensor | None = None, rotation: Sequences | None = None) -> Any:
         """Encodes x; what goes in (Packed, padded with `valid`, nested) comes out.

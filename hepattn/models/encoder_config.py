@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-from hepattn.layers.dense import ACTIVATIONS, GATED
-from hepattn.models.settings import check_names, check_types
+from hepattn.models.settings import check_layers, check_names, check_types
 
 NormKind = Literal["rms", "layer"]
 
@@ -31,7 +30,7 @@ class EncoderConfig:
     qk_norm: NormKind | None = None
     """Norm of q and k in each head (arXiv:2010.04245, arXiv:2302.05442)."""
     v_norm: bool = False
-    """Norm v in each head too, by the kind of qk_norm (`norm` where that is None)."""
+    """Norm v in each head too, by the kind of qk_norm ("rms" where that is None)."""
     layer_scale: float | None = None
     """First value of LayerScale (arXiv:2103.17239), a learned factor for each channel of what a branch adds."""
     zero_start: bool = False
@@ -72,40 +71,14 @@ class EncoderConfig:
             raise ValueError(
                 f"Encoder got dim={self.dim}, num_heads={self.num_heads}: make dim a multiple of num_heads."
             )
-        if self.activation not in ACTIVATIONS | GATED:
-            known = ", ".join(map(repr, ACTIVATIONS | GATED))
-            raise ValueError(f"Encoder got activation={self.activation!r}, expected one of {known}.")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"Encoder got drop_path={self.drop_path}, expected a probability in [0, 1).")
         if round(self.dim * self.dense_ratio) < 1:
             raise ValueError(f"Encoder got dense_ratio={self.dense_ratio}: no channel would be left, so give more.")
-        if self.layer_scale is not None and self.layer_scale < 0:
-            raise ValueError(f"Encoder got layer_scale={self.layer_scale}: give a factor of at least 0, or None.")
         for name in ("cls", "global_registers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Encoder got {name}={getattr(self, name)}: give 0 or more.")
         if self.registers is not None and self.registers < 1:
             raise ValueError(f"Encoder got registers={self.registers}: give the hits between two registers, or None.")
-        if self.experts is not None and not 1 <= self.experts_per_token <= self.experts:
-            raise ValueError(
-                f"Encoder got experts_per_token={self.experts_per_token}, experts={self.experts}: a token uses at "
-                "least one, and no more than there are."
-            )
-        self._refuse_contradictions()
-
-    def _refuse_contradictions(self) -> None:
-        if self.value_residual and self.num_layers == 1:
-            raise ValueError(
-                "value_residual mixes the first layer's values into later ones: with one layer, leave it out."
-            )
-        if self.drop_path and self.num_layers == 1:
-            raise ValueError("drop_path rises from 0 at the first layer to its rate: with one layer, leave it out.")
-        if self.zero_start and self.layer_scale is not None:
-            raise ValueError("zero_start and layer_scale both let a layer begin as (nearly) the identity: choose one.")
-        if self.experts is None and self.experts_per_token != EncoderConfig.experts_per_token:
-            raise ValueError("experts_per_token is of use with experts alone: give experts, or leave it out.")
-        if self.hybrid_norm and self.v_norm:
-            raise ValueError("hybrid_norm norms q, k and v already: leave v_norm out.")
+        check_layers("Encoder", self)
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Self:

@@ -18,7 +18,7 @@ from hepattn.data.dataset import COORDINATES, hit_inputs
 from hepattn.data.features import DEFAULT_FEATURES, check_features
 from hepattn.data.sample import data_directory
 from hepattn.data.schema import Event, Selection
-from hepattn.encodings import Encoding, Rotary, RotaryFields, Sinusoidal, make_encoding
+from hepattn.encodings import Encoding, Sinusoidal, make_encoding, rotary_of_hits
 from hepattn.encodings.base import close_turn
 from hepattn.masks import Window
 from hepattn.models.encoder import Encoded, Encoder
@@ -78,8 +78,8 @@ class HitModelConfig:
             raise ValueError(f"encoding is one of {', '.join(get_args(HitEncoding))}, not {self.encoding!r}")
         if not (self.r_unit > 0 and self.z_unit > 0):
             raise ValueError(f"r_unit and z_unit are lengths > 0 in mm, not {self.r_unit} and {self.z_unit}")
-        if self.rotary and self.encoder.dim // self.encoder.num_heads < 4:
-            raise ValueError("rotary turns by phi and eta, two channels each: give heads of at least 4 channels")
+        if self.rotary:
+            rotary_of_hits(self.encoder.dim // self.encoder.num_heads)  # refuses small heads
 
     @property
     def selection(self) -> Selection:
@@ -148,11 +148,6 @@ def _encoding(kind: HitEncoding, column: int, octaves: int) -> Encoding:
     return make_encoding(kind, 2 * octaves, **({"seed": column} if kind == "fourier" else {}))
 
 
-def _turn_by_phi(channels: int) -> Rotary:
-    """Fine enough for a window's phi differences: at most 512 turns of the channels in a turn of phi."""
-    return Rotary(channels, alpha=512.0, periodic=True)
-
-
 class CountHead(nn.Module):
     """Estimates log(1 + number of reconstructable particles) of an event from its CLS tokens.
 
@@ -194,8 +189,7 @@ class HitModel(nn.Module):
         width, dim = len(c.features) + self.encoding.channels, c.encoder.dim
         self.input = nn.Sequential(nn.Linear(width, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
         self.encoder: nn.Module = self.make_encoder(backend)
-        head_dim = dim // c.encoder.num_heads
-        self.rotary = RotaryFields({"phi": _turn_by_phi, "eta": Rotary}, head_dim) if c.rotary else None
+        self.rotary = rotary_of_hits(dim // c.encoder.num_heads) if c.rotary else None
 
     def make_encoder(self, backend: str) -> nn.Module:
         """The encoder over embedded hits, with a circular window."""

@@ -16,8 +16,10 @@ from typing_extensions import override
 from hepattn.data.dataset import COORDINATES
 from hepattn.data.schema import BoolArray, Event
 from hepattn.data.tracks import TrackParameters, Tracks
+from hepattn.encodings import rotary_of_hits
 from hepattn.layers.experts import RouterLosses
-from hepattn.models.decoder import Decoded, Decoder, DecoderConfig, Head
+from hepattn.models.decoder import Decoded, Decoder, Head
+from hepattn.models.decoder_config import DecoderConfig
 from hepattn.models.hit_encoder import CountHead, HitModel, HitModelConfig, Octaves
 from hepattn.models.hit_filter import HitFilter
 from hepattn.models.track_losses import PARAMETERS
@@ -70,6 +72,8 @@ class MaskFormerConfig(HitModelConfig):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.count and not self.decoder.cls:
             raise ValueError("count reads the decoder's CLS tokens: give decoder.cls=1")
+        if self.decoder.rotary:
+            rotary_of_hits(self.encoder.dim // self.decoder.num_heads)  # refuses small heads
         if self.query_octaves < 0:
             raise ValueError(f"query_octaves must be at least 0, not {self.query_octaves}")
 
@@ -97,7 +101,7 @@ class Seen:
     """Dynamic queries above `max_queries`, which were left out."""
     decoded: Decoded
     losses: RouterLosses | None
-    """Of the encoder's routers; None without experts or without a hit."""
+    """Of the routers: the encoder's plus the decoder's, so that each weighs as it would alone; None without experts."""
     log_count: Tensor | None
     """(B,) float32, estimate of log(1 + number of reconstructable particles); None without `count`."""
 
@@ -175,6 +179,7 @@ class MaskFormer(HitModel):
             encoding=encoding,
             hit_encoding=hit_encoding,
             anchor=self._anchor(coordinates, chosen),
+            coordinates=coordinates[:, :2],
         )
         log_count = None if self.count_head is None else self.count_head(decoded.cls, layout.lengths)
         return Seen(
@@ -185,7 +190,7 @@ class MaskFormer(HitModel):
             place=chosen.place,
             dropped=chosen.dropped,
             decoded=decoded,
-            losses=encoded.losses,
+            losses=_sum(encoded.losses, decoded.losses),
             log_count=log_count,
         )
 
@@ -372,6 +377,12 @@ def kept_hits(event: Event, config: MaskFormerConfig, scores: Tensor | None) -> 
     """
     inside = config.selection.in_volumes(event.hits)
     return inside if scores is None else inside & (scores.numpy() >= config.filter_threshold)
+
+
+def _sum(one: RouterLosses | None, other: RouterLosses | None) -> RouterLosses | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
 
 
 def as_parameters(predicted: Tensor) -> TrackParameters:

@@ -5,7 +5,9 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["check_names", "check_types"]
+from hepattn.layers.dense import ACTIVATIONS, GATED
+
+__all__ = ["check_layers", "check_names", "check_types"]
 
 
 def check_types(owner: str, settings: Any) -> None:
@@ -37,6 +39,41 @@ def check_names(owner: str, kind: type, settings: dict[str, Any]) -> None:
     known = [one.name for one in fields(kind)]
     if unknown := sorted(set(settings) - set(known)):
         raise ValueError(f"{owner} has no setting {', '.join(unknown)}: it knows {', '.join(known)}.")
+
+
+def check_layers(owner: str, settings: Any) -> None:
+    """Refuses values and contradictions of what encoder and decoder have alike: switches of their layers.
+
+    Args:
+        owner: whose settings they are, for the message
+        settings: an `EncoderConfig` or a `DecoderConfig`, whose types have been checked
+
+    Raises:
+        ValueError: a setting has no such value, or two of them contradict each other
+    """
+    c = settings
+    if c.activation not in ACTIVATIONS | GATED:
+        known = ", ".join(map(repr, ACTIVATIONS | GATED))
+        raise ValueError(f"{owner} got activation={c.activation!r}, expected one of {known}.")
+    if not 0 <= c.drop_path < 1:
+        raise ValueError(f"{owner} got drop_path={c.drop_path}, expected a probability in [0, 1).")
+    if c.layer_scale is not None and c.layer_scale < 0:
+        raise ValueError(f"{owner} got layer_scale={c.layer_scale}: give a factor of at least 0, or None.")
+    if c.drop_path and c.num_layers == 1:
+        raise ValueError("drop_path rises from 0 at the first layer to its rate: with one layer, leave it out.")
+    if c.zero_start and c.layer_scale is not None:
+        raise ValueError("zero_start and layer_scale both let a layer begin as (nearly) the identity: choose one.")
+    if c.hybrid_norm and c.v_norm:
+        raise ValueError("hybrid_norm norms q, k and v already: leave v_norm out.")
+    if c.value_residual and c.num_layers == 1:
+        raise ValueError("value_residual mixes the first layer's values into later ones: with one layer, leave it out.")
+    if c.experts is not None and not 1 <= c.experts_per_token <= c.experts:
+        raise ValueError(
+            f"{owner} got experts_per_token={c.experts_per_token}, experts={c.experts}: a token uses at least one, and "
+            "no more than there are."
+        )
+    if c.experts is None and c.experts_per_token != type(c).experts_per_token:
+        raise ValueError("experts_per_token is of use with experts alone: give experts, or leave it out.")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -113,7 +113,7 @@ def decode(
     Args:
         net: with dynamic queries
         event: the whole event
-        encoded: False takes the encodings of φ off queries and keys in the decoder (those of the encoder stay)
+        encoded: False takes encodings, also rotary ones, off queries and keys in the decoder (the encoder's stay)
         shuffled: a seed: queries stand in random order, so that each block holds queries from all around; None: φ order
         kept: (hits of the event,) hits that go in; None: those that the tracker's filter keeps
 
@@ -171,9 +171,10 @@ def _changed(net: MaskFormer, encoded: bool, shuffled: int | None) -> Iterator[l
     orders: list[Tensor] = []
     hooks: list[Any] = []
     if not encoded:
-        if net.where_projection is None:
-            raise ValueError("this tracker has no encodings of φ in its decoder (query_octaves=0)")
-        hooks.append(net.where_projection.register_forward_hook(_nothing))
+        encodings = [part for part in (net.where_projection, net.decoder.rotary) if part is not None]
+        if not encodings:
+            raise ValueError("this tracker has no encodings in its decoder (query_octaves=0, rotary=False)")
+        hooks += [part.register_forward_hook(_nothing) for part in encodings]
     if shuffled is not None:
         generator = torch.Generator().manual_seed(shuffled)
 

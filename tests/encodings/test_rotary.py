@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hepattn.attention.rotation import Rotation
-from hepattn.encodings import Rotary, RotaryFields
+from hepattn.encodings import Rotary, RotaryFields, rotary_of_hits
 
 
 def scores(rotary: Rotary | RotaryFields, q: torch.Tensor, k: torch.Tensor, x, y) -> torch.Tensor:
@@ -155,3 +155,16 @@ def test_wrong_input_gets_one_sentence():
         RotaryFields({"phi": Rotary(8), "eta": Rotary}, 8)
     with pytest.raises(KeyError, match="RotaryFields misses eta"):
         RotaryFields({"phi": Rotary, "eta": Rotary}, 8)({"phi": torch.zeros(2)})
+
+
+def test_hits_are_turned_by_phi_in_whole_turns_and_by_eta():
+    of, x = rotary_of_hits(18), torch.tensor([[math.pi, 0.3], [-math.pi, 0.3], [1.0, -2.0]])
+    angles = of(x)
+    assert of.names == ("phi", "eta")
+    assert torch.equal(angles[0], angles[1])
+    assert torch.equal(angles[2, :4], angles[2, :4].round())
+    assert angles[2, 0] == 512
+    assert torch.allclose(angles[2, 4:8], -2 * 64 * 256 ** -(torch.arange(4) / 4))
+    assert (angles[:, 8] == 0).all()  # nine pairs: one is left over
+    with pytest.raises(ValueError, match="heads of at least 4 channels, not 3"):
+        rotary_of_hits(3)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hepattn.models.decoder import Decoded, Decoder, DecoderConfig, DecoderLayer
+from hepattn.models.decoder import Decoded, Decoder
+from hepattn.models.decoder_config import DecoderConfig
+from hepattn.models.decoder_layer import DecoderLayer
 from hepattn.sequence import Layout
 
 DIM = 32
@@ -17,7 +19,7 @@ def decoder(seed: int = 0, **settings) -> Decoder:
     config = DecoderConfig(**({"num_layers": 2, "num_heads": 2, "zero_start": False} | settings))
     made = Decoder(DIM, config).double()
     for part in made.modules():  # biases that are not zero, but where a layer begins as the identity
-        if isinstance(part, nn.Linear) and not config.zero_start:
+        if isinstance(part, nn.Linear) and part.bias is not None and not config.zero_start:
             nn.init.normal_(part.bias, std=0.2)
     return made
 

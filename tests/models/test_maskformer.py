@@ -11,7 +11,7 @@ from hepattn.data import sample_events
 from hepattn.data.schema import Event
 from hepattn.data.track_dataset import TrackBatch, collate_tracks, track_batch
 from hepattn.metrics.tracks import FoundTracks, track_metrics
-from hepattn.models.decoder import DecoderConfig
+from hepattn.models.decoder_config import DecoderConfig
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter
 from hepattn.models.maskformer import MaskFormer, MaskFormerConfig, Seen, as_parameters

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hepattn.models.decoder import DecoderConfig
+from hepattn.models.decoder_config import DecoderConfig
 from hepattn.models.encoder_config import EncoderConfig
 
 

@@ -14,7 +14,8 @@ from hepattn.attention.weights import attention_weights
 from hepattn.data.features import hit_features
 from hepattn.layers import ExtraTokens, Role
 from hepattn.masks import Window
-from hepattn.models.decoder import Decoder, DecoderConfig
+from hepattn.models.decoder import Decoder
+from hepattn.models.decoder_config import DecoderConfig
 from hepattn.plotting import attention_maps, attention_rows, attention_seam
 from hepattn.plotting.attention_numbers import (
     across,

@@ -1,5 +1,6 @@
 """Queries of a tracker: what is drawn is what the tracker sees, and what its loss counts."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hepattn import attention_weights, record_attention
 from hepattn.data import Event, sample_event
 from hepattn.data.track_dataset import track_batch
 from hepattn.metrics import FoundTracks, track_metrics
-from hepattn.models.decoder import DecoderConfig
+from hepattn.models.decoder_config import DecoderConfig
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.maskformer import MaskFormer, MaskFormerConfig
 from hepattn.models.matcher import Matcher
@@ -157,6 +158,10 @@ def test_other_decodings_leave_the_tracker_as_it_was(net, event, of, others):
     without = tracker(query_octaves=0)
     with pytest.raises(ValueError, match="no encodings"):
         decode(without, event, encoded=False)
+    turned = tracker(query_octaves=0, decoder=replace(net.config.decoder, rotary=True))
+    masks = decode(turned, event, encoded=False).masks
+    assert torch.allclose(masks, decode(without, event).masks)
+    assert not torch.allclose(masks[1], decode(turned, event).masks[1])
     with pytest.raises(ValueError, match="learned"):
         decode(tracker(queries="learned"), event)
 

@@ -8,7 +8,7 @@ import torch
 
 from hepattn.data import open_events
 from hepattn.data.schema import Event, Selection
-from hepattn.models.decoder import DecoderConfig
+from hepattn.models.decoder_config import DecoderConfig
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter
 from hepattn.models.maskformer import MaskFormerConfig, kept_hits

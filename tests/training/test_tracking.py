@@ -10,7 +10,7 @@ import torch
 from hepattn.data import Event, Truth
 from hepattn.data.schema import Selection
 from hepattn.data.tracks import Tracks
-from hepattn.models.decoder import DecoderConfig
+from hepattn.models.decoder_config import DecoderConfig
 from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter
 from hepattn.models.maskformer import MaskFormerConfig
@@ -118,6 +118,28 @@ def test_a_step_can_be_driven_from_outside_and_the_loss_falls(toy_folder, querie
     assert logged["surplus"] == 0
     if queries == "learned":
         assert logged["queries"] == 9
+
+
+@pytest.mark.parametrize("whose", ["encoder", "decoder"])
+def test_losses_of_routers_are_trained_and_logged(toy_folder, whose):
+    config = MaskFormerConfig(**SMALL)
+    config = replace(config, **{whose: replace(getattr(config, whose), experts=3)})
+    data = TrackDataModule(path=str(toy_folder))
+    data.read_for(config)
+    data.setup("fit")
+    module = TrackerModule(config)
+    logged: dict[str, Any] = {}
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    module.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
+    loss = module.training_step(next(iter(data.train_dataloader())))
+    parts = [logged[f"loss_{name}"].item() for name in ("first_hit", "objects", "focal", "dice")]
+    assert logged["loss_routers"] > 0.01  # its factor times 1 where all experts are used alike
+    assert loss.item() == pytest.approx(sum(parts) + logged["loss_routers"].item())
+    loss.backward()
+    routers = [w.grad for name, w in module.named_parameters() if name.endswith("router.weight")]
+    assert len(routers) == 1
+    assert routers[0] is not None
+    assert routers[0].any()
 
 
 def test_too_few_learned_queries_are_counted(toy_folder):
