@@ -283,6 +283,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--warmup", type=int, default=200, help="steps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument(
+        "--rotary", action=argparse.BooleanOptionalAction, help="whether the baseline is; as in the configuration"
+    )
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=2)
@@ -326,7 +329,8 @@ def _plan(options: argparse.Namespace, folder: Path) -> Plan:
     settings = yaml.safe_load((path if path.is_file() else CONFIGS / options.config).read_text(encoding="utf-8"))
     model = settings["model"]
     encoder = EncoderConfig(dim=options.dim, num_layers=options.layers, num_heads=options.heads)
-    config = HitFilterConfig(**model["network"] | {"window": options.window, "encoder": encoder})
+    network = model["network"] | {"window": options.window, "encoder": encoder}
+    config = HitFilterConfig(**network if options.rotary is None else network | {"rotary": options.rotary})
     schedule = {"total_steps": options.steps, "warmup_steps": options.warmup}
     optimiser = OptimiserConfig(**model["optimiser"] | schedule)
     return Plan(config, optimiser, model["pos_weight"], folder, options.device)

@@ -1,10 +1,10 @@
 """Trainings that differ in one thing: kept as lines of JSON, summed up over seeds."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -28,13 +28,25 @@ COLUMNS = {
 SPREAD = ("AUC", "purity", "efficiency")
 """Columns with their spread over seeds beside them."""
 
-SHIPPED = "results/ablation_mu200.jsonl"
+Baseline = Literal["rotary", "not rotary"]
+"""Whether the baseline of the trainings that come with the project has rotary encodings."""
+SHIPPED: Mapping[Baseline, str] = {
+    "rotary": "results/ablation_mu200_rotary.jsonl",
+    "not rotary": "results/ablation_mu200_not_rotary.jsonl",
+}
 """Of `hepattn.data.data_directory()`: the trainings that come with the project."""
 
-COMMANDS = (
-    "hepattn simulate --events 1056 --pileup 200 --seed 2 --out events/",
-    f"python -m hepattn.bench ablation --events events/ --steps 4500 --sector 0.25 --passes 12 --out data/{SHIPPED}",
-)
+_BENCH = "python -m hepattn.bench ablation --events events/ --sector 0.25"
+COMMANDS: Mapping[Baseline, tuple[str, str]] = {
+    "rotary": (
+        "hepattn simulate --events 1056 --pileup 200 --seed 2 --out events/",
+        f"{_BENCH} --rotary --steps 3000 --passes 8 --out data/{SHIPPED['rotary']}",
+    ),
+    "not rotary": (
+        "hepattn simulate --events 1056 --pileup 200 --seed 2 --out events/",
+        f"{_BENCH} --no-rotary --steps 4500 --passes 12 --out data/{SHIPPED['not rotary']}",
+    ),
+}
 """How they were made, on two GPUs."""
 
 
@@ -111,16 +123,17 @@ def read_runs(path: str | Path) -> list[Run]:
     return runs
 
 
-def shipped_runs() -> list[Run]:
-    """The trainings that come with the project, made by `COMMANDS`.
+def shipped_runs(baseline: Baseline) -> list[Run]:
+    """The trainings that come with the project, made by `COMMANDS[baseline]`.
 
     Raises:
         FileNotFoundError: they are not there
         ValueError: the file holds something else
     """
-    path = data_directory() / SHIPPED
+    path = data_directory() / SHIPPED[baseline]
     if not path.is_file():
-        raise FileNotFoundError(f"there are no trainings at {path}; on a GPU they are made by: {'; '.join(COMMANDS)}")
+        commands = "; ".join(COMMANDS[baseline])
+        raise FileNotFoundError(f"there are no trainings at {path}; on a GPU they are made by: {commands}")
     return read_runs(path)
 
 

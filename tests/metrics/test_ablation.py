@@ -60,21 +60,32 @@ def test_runs_are_read_as_they_were_written(runs, tmp_path: Path):
         read_runs(file)
 
 
-def test_shipped_variants_have_three_seeds_each_and_the_table_says_what_notebook_09_does():
-    grouped = ablation.variants(shipped_runs())
-    assert all(sorted(run.seed for run in same) == [1, 2, 3] for same in grouped.values())
-    table = frame(shipped_runs())
-    assert set(table.index[table.clear]) == {
-        *("rotary", "distance_bias", "zero_start", "layer_scale", "gate"),
-        *("drop_path", "no attention"),
-    }
+@pytest.mark.parametrize(
+    ("baseline", "clear", "two_seeds"),
+    [
+        ("rotary", {"not rotary", "no attention", "no encodings", "fourier encodings", "layer_scale"}, 3),
+        (
+            "not rotary",
+            {"rotary", "distance_bias", "zero_start", "layer_scale", "gate", "drop_path", "no attention"},
+            0,
+        ),
+    ],
+)
+def test_shipped_runs_say_what_notebook_09_does(baseline: ablation.Baseline, clear: set[str], two_seeds: int):
+    seeds = [sorted(run.seed for run in same) for same in ablation.variants(shipped_runs(baseline)).values()]
+    assert sorted(seeds) == [[1, 2]] * two_seeds + [[1, 2, 3]] * (len(seeds) - two_seeds)
+    table = frame(shipped_runs(baseline))
+    assert set(table.index[table.clear]) == clear
 
 
-def test_shipped_runs_are_read_or_missed_with_the_command(runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("baseline", ["rotary", "not rotary"])
+def test_shipped_runs_are_read_or_missed_with_the_command(
+    baseline: ablation.Baseline, runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(ablation, "data_directory", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match=r"hepattn simulate .*; python -m .* --out data/results"):
-        shipped_runs()
-    file = tmp_path / ablation.SHIPPED
+        shipped_runs(baseline)
+    file = tmp_path / ablation.SHIPPED[baseline]
     file.parent.mkdir()
     file.write_text("".join(one.to_json() + "\n" for one in runs), encoding="utf-8")
-    assert shipped_runs() == runs == read_runs(file)
+    assert shipped_runs(baseline) == runs == read_runs(file)
