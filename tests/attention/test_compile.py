@@ -86,6 +86,48 @@ def test_cross_attention_needs_at_most_two_graphs(mask: Mask | None) -> None:
     assert counter.frame_count <= 2
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("events", [1, 3])
+@pytest.mark.parametrize("mask", [None, Strided(64, wrap=True)], ids=str)
+@pytest.mark.parametrize("backend", ["sdpa", "flex", "auto"])
+def test_on_a_gpu_cross_attention_compiles_for_all_lengths(
+    backend: str, mask: Mask | None, events: int, training: bool
+) -> None:
+    """By inductor, in two graphs at most; against the eager block on a CPU."""
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("highest")
+    attention = Attention(64, 2, qk_norm="rms", backend="sdpa")
+    on_gpu = Attention(64, 2, qk_norm="rms", backend=backend).cuda()
+    on_gpu.load_state_dict(attention.state_dict())
+
+    def block(x: Tensor, context: Tensor, queries: Layout, keys: Layout) -> Tensor:
+        inside = queries.entered(x.shape[0]), keys.entered(context.shape[0])
+        return x + on_gpu.attend_values(x, inside[0], mask, None, context, inside[1])[0]
+
+    before = counters["stats"]["unique_graphs"]
+    compiled = torch.compile(block, fullgraph=True, dynamic=True)
+    for length in LENGTHS[::10]:
+        lengths = [[length // 3], [length]] if events == 1 else [[length // 3, 7, 40], [length, 20, 90]]
+        x, context = (torch.randn(sum(n), 64) for n in lengths)
+        expected_in = x.requires_grad_(), context.requires_grad_()
+        queries, keys = (Layout.of(n, "cpu") for n in lengths)
+        expected = x + attention.attend_values(x, queries, mask, None, context, keys)[0]
+        given = tuple(t.detach().cuda().requires_grad_(training) for t in expected_in)
+        layouts = tuple(Layout.of(n, "cuda") for n in lengths)
+        with torch.set_grad_enabled(training):
+            out = compiled(given[0], given[1], layouts[0], layouts[1])
+        assert torch.allclose(out.cpu(), expected, atol=1e-3)
+        if training:
+            mine, right = (
+                torch.autograd.grad(one.square().sum(), leaves)
+                for one, leaves in ((out, given), (expected, expected_in))
+            )
+            assert all(torch.allclose(one.cpu(), other, atol=1e-2) for one, other in zip(mine, right, strict=True))
+    assert counters["stats"]["unique_graphs"] - before <= 2
+
+
 # -- any mask, several events -----------------------------------------------------------------------------------------
 ALONE: list[tuple[Mask | str | None, bool | None]] = [  # mask, and whether a bias is circular; None: there is none
     (None, None),

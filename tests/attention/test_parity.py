@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hepattn.attention import DistanceBias, KernelRefusal, attend
 from hepattn.attention.agreement import expect
-from hepattn.attention.backends import flash, flex, sdpa
+from hepattn.attention.backends import flash, flex, merge, sdpa
 from hepattn.attention.backends.base import Call
 from hepattn.attention.backends.local import local_attention
 from hepattn.attention.backends.sparse import pair_share
@@ -115,17 +115,24 @@ def test_flash_plumbing_is_exact(window: Window, lengths: list[int], no_window: 
 
 
 @given(
-    WINDOWS, st.sets(st.integers(0, 30), min_size=1, max_size=3), st.lists(st.integers(0, 40), min_size=1, max_size=3)
+    WINDOWS,
+    st.sets(st.integers(0, 30), min_size=1, max_size=3),
+    st.lists(st.integers(0, 40), min_size=1, max_size=3),
+    st.sampled_from([1, 3, 32]),
 )
-def test_flash_merges_a_window_and_global_tokens_exactly(window: Window, tokens: set[int], lengths: list[int]) -> None:
-    """Keys in both sets are counted once; tokens beyond an event's end name none."""
+def test_flash_merges_a_window_and_global_tokens_exactly(
+    window: Window, tokens: set[int], lengths: list[int], chunks: int
+) -> None:
+    """Keys in both sets are counted once; tokens beyond an event's end name none; sums by chunks are the same."""
     lengths = [*lengths, 5]
     for mask in (window | GlobalTokens(sorted(tokens)), GlobalTokens(sorted(tokens)) | window):
         q, k, v, upstream = Case(lengths, 2, 8, mask, 1).tensors(torch.float64)
         for leaf in (q, k, v):
             leaf.requires_grad_()
         call = make_call(q, k, v, mask, lengths, None, None, return_lse=True)
-        out, lse = flash.attend_varlen(call, flash.Door("dense", dense_varlen))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(merge.CHUNKS, "cpu", chunks)
+            out, lse = flash.attend_varlen(call, flash.Door("dense", dense_varlen))
         exact, exact_lse = attend_reference(q, k, v, mask=mask, lengths=lengths)
         assert torch.allclose(out, exact)
         assert torch.allclose(lse, exact_lse)

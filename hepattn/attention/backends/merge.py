@@ -22,8 +22,8 @@ from hepattn.sequence import Layout
 
 __all__ = ["attend_with_globals", "window_and_tokens"]
 
-CHUNK = 1024
-"""Tokens of a chunk, see `_chunks`."""
+CHUNKS = {"cpu": 1}
+"""Into how many all tokens are cut, by kind of device (32 elsewhere), see `_chunks`."""
 Kernel = Callable[[Call], tuple[Tensor, Tensor]]
 
 
@@ -103,11 +103,13 @@ def _chunks(x: Tensor) -> Tensor:
     """(T, H, ...) -> (H, S, C, ...), S chunks of C tokens, zeros after the last.
 
     A product that sums over all tokens is then one over many chunks, whose sums are added up: as one matrix of few rows
-    and columns it would keep a single multiprocessor of a GPU busy.
+    and columns it would keep a single multiprocessor of a GPU busy. There are zeros for any T, and C is at least 2: a
+    traced graph would else be bound to whether there are.
     """
-    number = -(-len(x) // CHUNK)
+    number = CHUNKS.get(x.device.type, 32)
+    size = len(x) // number + 2
     by_head = x.transpose(0, 1)
-    return pad(by_head, (0, 0) * (x.ndim - 2) + (0, number * CHUNK - len(x))).unflatten(1, (number, CHUNK))
+    return pad(by_head, (0, 0) * (x.ndim - 2) + (0, number * size - len(x))).unflatten(1, (number, size))
 
 
 def _whole(x: Tensor, layout: Layout) -> Tensor:
