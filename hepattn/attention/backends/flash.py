@@ -83,10 +83,11 @@ def _fa4_ring(call: Call, window: Window) -> tuple[Tensor, Tensor]:
 
 
 def _ring_of_each_token(layout: Layout) -> tuple[Tensor, Tensor]:
+    """First token and number of tokens of each token's event, int32; both empty for a single event."""
     if layout.batch == 1:
-        none = torch.empty(0, dtype=torch.int32, device=layout.device)
-        return none, none.clone()
-    first, length = layout.offsets[:-1][layout.event], layout.offsets.diff()[layout.event]
+        first, length = (layout.offsets[:0] for _ in range(2))
+    else:
+        first, length = layout.offsets[:-1][layout.event], layout.offsets.diff()[layout.event]
     return first.to(torch.int32), length.to(torch.int32)
 
 
