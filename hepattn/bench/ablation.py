@@ -68,7 +68,7 @@ IN_FILTER: Mapping[str, dict[str, Any]] = {
     "no encodings": {"encoding": "none"},
     "hepformer encodings": {"encoding": "hepformer", "r_unit": 1000.0, "z_unit": 1000.0},
     "fourier encodings": {"encoding": "fourier", "r_unit": 1000.0, "z_unit": 1000.0},
-    "no attention": {"attention": False},
+    "no attention": {"attention": False, "rotary": False},  # there is nothing to turn
 }
 """Changes of `HitFilterConfig` by variant; "count" has a CLS token, too. The baseline is rotary where the configuration
 is; what would change nothing is left out."""
@@ -79,8 +79,6 @@ UNTIMED, TIMED, PARTS = 30, 100, 40
 
 def configure(variant: str, config: HitFilterConfig) -> HitFilterConfig:
     """The baseline's configuration with the variant's change."""
-    if variant == "no attention":  # there is nothing to turn
-        config = replace(config, rotary=False)
     if variant == "count":
         config = replace(config, encoder=replace(config.encoder, cls=1))
     if variant in IN_ENCODER:
@@ -89,7 +87,7 @@ def configure(variant: str, config: HitFilterConfig) -> HitFilterConfig:
 
 
 def changes(variant: str, config: HitFilterConfig) -> bool:
-    """Whether the variant is the baseline, or another one than it."""
+    """Whether the variant has something to compare: it is the baseline, or its configuration is another one."""
     return variant == BASELINE or configure(variant, config) != config
 
 

@@ -36,14 +36,15 @@ SHIPPED: Mapping[Baseline, str] = {
 }
 """Of `hepattn.data.data_directory()`: the trainings that come with the project."""
 
+_SIMULATE = "hepattn simulate --events 1056 --pileup 200 --seed 2 --out events/"
 _BENCH = "python -m hepattn.bench ablation --events events/ --sector 0.25"
 COMMANDS: Mapping[Baseline, tuple[str, str]] = {
     "rotary": (
-        "hepattn simulate --events 1056 --pileup 200 --seed 2 --out events/",
+        _SIMULATE,
         f"{_BENCH} --rotary --steps 3000 --passes 8 --out data/{SHIPPED['rotary']}",
     ),
     "not rotary": (
-        "hepattn simulate --events 1056 --pileup 200 --seed 2 --out events/",
+        _SIMULATE,
         f"{_BENCH} --no-rotary --steps 4500 --passes 12 --out data/{SHIPPED['not rotary']}",
     ),
 }

@@ -1,19 +1,21 @@
 """Every setting of a decoder in one place: checked together, printed, saved with weights, written as YAML."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 from hepattn.models.encoder_config import NormKind
-from hepattn.models.settings import check_layers, check_names, check_types
+from hepattn.models.settings import LayerSettings, check_layers, check_types
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(LayerSettings):
     """Sizes and switches of a `Decoder`; its width is that of the encoder before it.
 
     Raises:
         ValueError: a setting has no such value, or two of them contradict each other.
     """
+
+    owner = "Decoder"
+    sizes = ("num_layers", "num_heads")
 
     num_layers: int = 3
     num_heads: int = 4
@@ -86,21 +88,6 @@ class DecoderConfig:
             raise ValueError(f"Decoder got mask_threshold={self.mask_threshold}, expected a probability in (0, 1).")
         check_layers("Decoder", self)
 
-    @classmethod
-    def of(cls, settings: dict[str, Any]) -> Self:
-        """The configuration with these settings, such as `asdict` gave or a file holds.
-
-        Raises:
-            ValueError: one of them is unknown; the others are named.
-        """
-        check_names("Decoder", cls, settings)
-        return cls(**settings)
-
     def __str__(self) -> str:
         """One line: sizes, and what is not as by default."""
-        changed = [
-            name if value is True else f"{name}={value}"
-            for name, value in asdict(self).items()
-            if name not in {"num_layers", "num_heads"} and value != getattr(DecoderConfig(), name)
-        ]
-        return ", ".join([f"{self.num_layers} layers, {self.num_heads} heads", *changed])
+        return ", ".join([f"{self.num_layers} layers, {self.num_heads} heads", *self.switches()])

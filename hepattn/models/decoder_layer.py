@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from hepattn.attention.rotation import Rotation
-from hepattn.layers.experts import Experts, RouterLosses
+from hepattn.layers.experts import RouterLosses
 from hepattn.layers.norm import make_norm
 from hepattn.masks import Dense, Mask
 from hepattn.models.blocks import Blocks
 from hepattn.models.decoder_config import DecoderConfig
-from hepattn.models.layer_parts import make_attention, make_dense, make_residual, start_as_identity
+from hepattn.models.layer_parts import apply_dense, make_attention, make_dense, make_residual, start_as_identity
 from hepattn.sequence import Layout
 
 
@@ -113,7 +113,7 @@ class DenseStep(nn.Module):
     def forward(self, x: Tokens) -> tuple[Tokens, RouterLosses | None]:
         """The tokens after it, and the losses of the router, if there is one."""
         skip, given = self.residual.split(x.values)
-        update, losses = self.dense(given) if isinstance(self.dense, Experts) else (self.dense(given), None)
+        update, losses = apply_dense(self.dense, given)
         return x.now(self.residual.join(skip, update, x.layout)), losses
 
 

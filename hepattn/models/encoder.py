@@ -11,13 +11,13 @@ from hepattn.attention.beside import enter_beside
 from hepattn.attention.doors import Sequences, enter
 from hepattn.attention.module import Attention
 from hepattn.attention.rotation import Rotation
-from hepattn.layers.experts import Experts, RouterLosses, mean_losses
+from hepattn.layers.experts import RouterLosses, mean_losses
 from hepattn.layers.norm import make_norm
 from hepattn.layers.tokens import ExtraTokens, Inserted, spread
 from hepattn.masks import Mask, Window
 from hepattn.masks.compose import Both, Either
 from hepattn.models.encoder_config import EncoderConfig
-from hepattn.models.layer_parts import make_attention, make_dense, make_residual, start_as_identity
+from hepattn.models.layer_parts import apply_dense, make_attention, make_dense, make_residual, start_as_identity
 from hepattn.sequence import Layout
 
 
@@ -64,10 +64,7 @@ class EncoderLayer(nn.Module):
         skip, given = self.attention_residual.split(x)
         update, value = self.attention.attend_values(given, layout, mask, first_value, rotation=rotation)
         skip, given = self.dense_residual.split(self.attention_residual.join(skip, update, layout))
-        if isinstance(self.dense, Experts):
-            update, losses = self.dense(given)
-        else:
-            update, losses = self.dense(given), None
+        update, losses = apply_dense(self.dense, given)
         return self.dense_residual.join(skip, update, layout), value, losses
 
 

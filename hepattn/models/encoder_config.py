@@ -1,15 +1,15 @@
 """Every setting of an encoder in one place: checked together, printed, saved with weights, written as YAML."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Literal
 
-from hepattn.models.settings import check_layers, check_names, check_types
+from hepattn.models.settings import LayerSettings, check_layers, check_types
 
 NormKind = Literal["rms", "layer"]
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(LayerSettings):
     """Sizes and switches of an `Encoder`; all switches are off by default.
 
     What is not a setting is given to the encoder beside it: the mask, which says who may look at whom, and the kernel.
@@ -17,6 +17,9 @@ class EncoderConfig:
     Raises:
         ValueError: a setting has no such value, or two of them contradict each other; one sentence says what to do.
     """
+
+    owner = "Encoder"
+    sizes = ("dim", "num_layers", "num_heads")
 
     dim: int = 64
     """Channels of a token; a multiple of num_heads."""
@@ -80,25 +83,6 @@ class EncoderConfig:
             raise ValueError(f"Encoder got registers={self.registers}: give the hits between two registers, or None.")
         check_layers("Encoder", self)
 
-    @classmethod
-    def of(cls, settings: dict[str, Any]) -> Self:
-        """The configuration with these settings, such as `asdict` gave or a file holds.
-
-        Raises:
-            ValueError: one of them is unknown; the others are named.
-        """
-        check_names("Encoder", cls, settings)
-        return cls(**settings)
-
-    def changed(self) -> dict[str, Any]:
-        """The settings that are not the default ones."""
-        return {name: value for name, value in asdict(self).items() if value != getattr(EncoderConfig(), name)}
-
     def __str__(self) -> str:
         """One line: sizes, and the switches that are on."""
-        switches = [
-            name if value is True else f"{name}={value}"
-            for name, value in self.changed().items()
-            if name not in {"dim", "num_layers", "num_heads"}
-        ]
-        return f"{self.num_layers} x {self.dim}, {self.num_heads} heads" + "".join(f", {one}" for one in switches)
+        return ", ".join([f"{self.num_layers} x {self.dim}, {self.num_heads} heads", *self.switches()])

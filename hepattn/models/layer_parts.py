@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from hepattn.attention.module import Attention
 from hepattn.layers.dense import Dense
-from hepattn.layers.experts import Experts
+from hepattn.layers.experts import Experts, RouterLosses
 from hepattn.layers.residual import Placement, Residual
 from hepattn.models.decoder_config import DecoderConfig
 from hepattn.models.encoder_config import EncoderConfig
@@ -69,6 +69,11 @@ def make_dense(dim: int, config: LayerConfig) -> Dense | Experts:
         return Dense(dim, ratio=c.dense_ratio, activation=c.activation)
     ratio, k = c.dense_ratio / c.experts_per_token, c.experts_per_token
     return Experts(dim, experts=c.experts, top_k=k, ratio=ratio, activation=c.activation)
+
+
+def apply_dense(dense: nn.Module, x: Tensor) -> tuple[Tensor, RouterLosses | None]:
+    """What `make_dense` made, of tokens x (T, dim): (T, dim), and the losses of the router, if there is one."""
+    return dense(x) if isinstance(dense, Experts) else (dense(x), None)
 
 
 def start_as_identity(layer: nn.Module) -> None:

@@ -3,11 +3,44 @@
 import math
 from dataclasses import fields
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from hepattn.layers.dense import ACTIVATIONS, GATED
 
-__all__ = ["check_layers", "check_names", "check_types"]
+__all__ = ["LayerSettings", "check_layers", "check_names", "check_types"]
+
+
+class LayerSettings:
+    """What an `EncoderConfig` and a `DecoderConfig` can do alike; dataclasses whose fields all have a default."""
+
+    owner: ClassVar[str]
+    """Whose settings they are, for messages."""
+    sizes: ClassVar[tuple[str, ...]]
+    """Fields that `switches` leaves out."""
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Self:
+        """The configuration with these settings, such as `asdict` gave or a file holds.
+
+        Raises:
+            ValueError: one of them is unknown; the others are named.
+        """
+        check_names(cls.owner, cls, settings)
+        return cls(**settings)
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that are not the default ones."""
+        default = type(self)()
+        values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if value != getattr(default, name)}
+
+    def switches(self) -> list[str]:
+        """Those of them that are no sizes, in words: "gate", "registers=4"."""
+        return [
+            name if value is True else f"{name}={value}"
+            for name, value in self.changed().items()
+            if name not in self.sizes
+        ]
 
 
 def check_types(owner: str, settings: Any) -> None:

@@ -92,10 +92,9 @@ def test_a_tracker_is_judged_by_other_particles_than_it_is_trained_on():
     assert record["against"]["pt"]["edges"][:2] == [0.2, 1.0]
 
 
-@pytest.mark.parametrize("queries", ["dynamic", "learned"])
-def test_a_step_can_be_driven_from_outside_and_the_loss_falls(toy_folder, queries):
-    config = MaskFormerConfig(**SMALL, queries=queries, learned_queries=9)
-    data = TrackDataModule(path=str(toy_folder))
+def driven(folder, config: MaskFormerConfig) -> tuple[TrackerModule, TrackDataModule, dict[str, Any]]:
+    """A module to be driven without a trainer, its data, and what it logs."""
+    data = TrackDataModule(path=str(folder))
     data.read_for(config)
     data.setup("fit")
     torch.manual_seed(0)
@@ -103,6 +102,13 @@ def test_a_step_can_be_driven_from_outside_and_the_loss_falls(toy_folder, querie
     logged: dict[str, Any] = {}
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     module.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
+    return module, data, logged
+
+
+@pytest.mark.parametrize("queries", ["dynamic", "learned"])
+def test_a_step_can_be_driven_from_outside_and_the_loss_falls(toy_folder, queries):
+    config = MaskFormerConfig(**SMALL, queries=queries, learned_queries=9)
+    module, data, logged = driven(toy_folder, config)
     assert (module.matcher is None) == (queries == "dynamic")
     optimiser = make_optimiser(module.model, OptimiserConfig(learning_rate=1e-2))
     losses = []
@@ -124,13 +130,7 @@ def test_a_step_can_be_driven_from_outside_and_the_loss_falls(toy_folder, querie
 def test_losses_of_routers_are_trained_and_logged(toy_folder, whose):
     config = MaskFormerConfig(**SMALL)
     config = replace(config, **{whose: replace(getattr(config, whose), experts=3)})
-    data = TrackDataModule(path=str(toy_folder))
-    data.read_for(config)
-    data.setup("fit")
-    module = TrackerModule(config)
-    logged: dict[str, Any] = {}
-    module.log = lambda *_, **__: None  # type: ignore[method-assign]
-    module.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
+    module, data, logged = driven(toy_folder, config)
     loss = module.training_step(next(iter(data.train_dataloader())))
     parts = [logged[f"loss_{name}"].item() for name in ("first_hit", "objects", "focal", "dice")]
     assert logged["loss_routers"] > 0.01  # its factor times 1 where all experts are used alike
@@ -144,13 +144,7 @@ def test_losses_of_routers_are_trained_and_logged(toy_folder, whose):
 
 def test_too_few_learned_queries_are_counted(toy_folder):
     config = MaskFormerConfig(**SMALL, queries="learned", learned_queries=4)
-    data = TrackDataModule(path=str(toy_folder))
-    data.read_for(config)
-    data.setup("fit")
-    module = TrackerModule(config)
-    logged: dict[str, Any] = {}
-    module.log = lambda *_, **__: None  # type: ignore[method-assign]
-    module.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
+    module, data, logged = driven(toy_folder, config)
     module.training_step(next(iter(data.train_dataloader())))
     assert logged["surplus"] == 2
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 __all__ = ["ring", "windowed"]
 
+TILE = 128
+"""Tokens of a tile of the block mask."""
 Grads = tuple[Tensor, Tensor, Tensor]
 
 
@@ -102,10 +104,6 @@ def _ring_backward(
     return dq[0], dk[0], dv[0]
 
 
-TILE = 128
-"""Tokens of a tile of the block mask."""
-
-
 def _sparse(tiles: list[Tensor]) -> Any:
     from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
 
@@ -113,7 +111,7 @@ def _sparse(tiles: list[Tensor]) -> Any:
 
 
 def near_on_ring(step: Any, length: Any, half: Any) -> Any:
-    """Whether two tokens `step` apart on a ring see each other; for tensors, and for what kernels are traced with."""
+    """`Window(..., wrap=True).allowed` by operators alone: for tensors, and for what kernels are traced with."""
     return (step <= half) & (step >= -half) | (step >= length - half) | (step <= half - length)
 
 
@@ -139,7 +137,7 @@ def _one_ring(half: int) -> Callable[..., Any]:
 
 @cache
 def _rings(half: int) -> Callable[..., Any]:
-    """The same of several rings one after another, whose sizes it looks up: half as fast again."""
+    """The same of several rings one after another, whose sizes it looks up: 25 % slower, 40 % with gradients."""
     from cutlass import Int32, cute
     from flash_attn.cute.utils import scalar_to_ssa
 

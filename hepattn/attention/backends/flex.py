@@ -112,7 +112,7 @@ def _run_compiled(call: Call, q: Tensor, k: Tensor, v: Tensor, options: dict[str
 def run(call: Call) -> tuple[Tensor, Tensor | None]:
     """`(Tq, H, Dv)` and, where asked for, the log-sum-exp `(Tq, H)`."""
     if _merges(call) and (parts := window_and_tokens(call.mask)):
-        out, lse = attend_with_globals(call, *parts, _windowed)
+        out, lse = attend_with_globals(call, *parts, run)
         return out, lse if call.return_lse else None
     if call.q.device.type == "cpu" and call.queries.batch > 1 and not torch.compiler.is_compiling():
         return torch.cat([_alone(part) for part in _events(call)]), None
@@ -140,12 +140,6 @@ def _merges(call: Call) -> bool:
     for which all others wait.
     """
     return call.q.device.type == "cuda" and call.bias is None
-
-
-def _windowed(call: Call) -> tuple[Tensor, Tensor]:
-    out, lse = run(call)
-    assert lse is not None
-    return out, lse
 
 
 def _events(call: Call) -> Iterator[Call]:

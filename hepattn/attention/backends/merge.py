@@ -24,7 +24,7 @@ __all__ = ["attend_with_globals", "window_and_tokens"]
 
 CHUNKS = {"cpu": 1}
 """Into how many all tokens are cut, by kind of device (32 elsewhere), see `_chunks`."""
-Kernel = Callable[[Call], tuple[Tensor, Tensor]]
+Kernel = Callable[[Call], tuple[Tensor, Tensor | None]]
 
 
 def window_and_tokens(mask: Mask | None) -> tuple[Window, GlobalTokens] | None:
@@ -73,7 +73,9 @@ def attend_with_globals(call: Call, window: Window, tokens: GlobalTokens, kernel
     layout = call.queries
     found = layout.cached(("globals", window, tokens), lambda: _find(layout, window, tokens))
     precise = torch.promote_types(call.q.dtype, torch.float32)
-    out, lse = (x.to(precise) for x in kernel(replace(call, mask=window, return_lse=True)))
+    out, lse = kernel(replace(call, mask=window, return_lse=True))
+    assert lse is not None
+    out, lse = out.to(precise), lse.to(precise)
     with torch.autocast(call.q.device.type, enabled=False):  # scores are float32, as inside a kernel
         q, k, v = (_chunks(x).to(precise) for x in (call.q, call.k, call.v))  # (H, S, C, D)
         # (H, 1, B G, D)

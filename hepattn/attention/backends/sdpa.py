@@ -66,7 +66,7 @@ def _traced(call: Call) -> tuple[Tensor, Tensor | None]:
     if _is_local(call):
         return local_attention(call)
     if call.bias is None and (parts := window_and_tokens(call.mask)):
-        merged, sums = attend_with_globals(call, *parts, _windowed)
+        merged, sums = attend_with_globals(call, *parts, local_attention)
         return merged, sums.float() if call.return_lse else None
     if not _takes_all_pairs(call):
         return _rows(call, call.q, call.k, call.v, None)
@@ -127,12 +127,6 @@ def _batch(call: Call, queries: int, keys: int) -> Tensor:
         out = scaled_dot_product_attention(q, k, v, attn_mask=pairs | empty, scale=call.scale)
         out = out.masked_fill(empty, 0)
     return out.transpose(1, 2).flatten(0, 1)
-
-
-def _windowed(call: Call) -> tuple[Tensor, Tensor]:
-    out, lse = local_attention(call)
-    assert lse is not None
-    return out, lse
 
 
 def _event(call: Call, q: Tensor, k: Tensor, v: Tensor, event: int, total: int) -> tuple[Tensor, Tensor | None]:
