@@ -137,6 +137,7 @@ class Expected:
         leaves: q, k, v, and the slopes of the bias where there is one; detached.
         mask, lengths, kv_lengths, bias: as given to `attend`.
         upstream: `(Tq, H, Dv)` gradient of the output; None = no gradients.
+        upstream_lse: `(Tq, H)` gradient of the log-sum-exp, beside it; None = of the output alone.
         rows: `(R,)` the queries that are compared; None = all.
         name: of the mask, in words.
     """
@@ -147,6 +148,7 @@ class Expected:
     kv_lengths: Lengths
     bias: DistanceBias | None
     upstream: Tensor | None
+    upstream_lse: Tensor | None
     rows: Tensor | None
     name: str
 
@@ -175,7 +177,7 @@ class Expected:
         """What the sums of the call add up, for the floor of what is allowed."""
         q, k, v, bias = self._arguments(self.leaves, torch.float64, grad=False)
         chosen, given = self._given(q, k, bias)
-        return largest_terms(chosen, k, v, **given, upstream=self.upstream)
+        return largest_terms(chosen, k, v, **given, upstream=self.upstream, upstream_lse=self.upstream_lse)
 
     def deviation(self, out: Tensor) -> Deviation:
         """Of an output (Tq, H, Dv), whoever computed it: of the rows that are compared, where not all are."""
@@ -185,7 +187,8 @@ class Expected:
     def call(self) -> Call:
         """As kernels receive it."""
         q, k, v, bias = self._arguments(self.leaves, grad=self.upstream is not None)
-        return make_call(q, k, v, self.mask, self.lengths, self.kv_lengths, None, bias=bias)
+        asks_lse = self.upstream_lse is not None
+        return make_call(q, k, v, self.mask, self.lengths, self.kv_lengths, None, bias=bias, return_lse=asks_lse)
 
     def refusal(self, kernel: str) -> str:
         """Why the kernel does not do this call, or nothing where it does; nothing is run or compiled."""
@@ -200,7 +203,7 @@ class Expected:
 
         Args:
             kernel: "sdpa", "flex", "flash" or "auto".
-            lse: compare the log-sum-exp, too.
+            lse: compare the log-sum-exp, too (it is where its gradient is).
             run: False = only ask whether the kernel takes the call (a first run of flex compiles for a while).
         """
         found = Agreement(kernel, str(self.dtype).removeprefix("torch."), self.name)
@@ -215,7 +218,7 @@ class Expected:
             "backend": kernel,
         }
         try:
-            if lse:
+            if lse or self.upstream_lse is not None:
                 out, sums = attend(q, k, v, **given, return_lse=True)
             else:
                 out, sums = attend(q, k, v, **given), None
@@ -228,7 +231,7 @@ class Expected:
             found,
             value=self.deviation(out),
             lse=None if sums is None else deviation(sums, self.exact.lse, self.single.lse, single, self.terms.score),
-            gradient=self._worst_gradient(self._gradients(out, arguments)),
+            gradient=self._worst_gradient(self._gradients(out, sums, arguments)),
         )
 
     def _worst_gradient(self, found: tuple[Tensor | None, ...]) -> Deviation | None:
@@ -255,13 +258,16 @@ class Expected:
         return again[0], again[1], again[2], bias
 
     def _gradients(
-        self, out: Tensor, arguments: tuple[Tensor, Tensor, Tensor, DistanceBias | None]
+        self, out: Tensor, lse: Tensor | None, arguments: tuple[Tensor, Tensor, Tensor, DistanceBias | None]
     ) -> tuple[Tensor | None, ...]:
         if self.upstream is None:
             return ()
         *given, bias = arguments
         leaves: list[Tensor] = [x for x in (*given, None if bias is None else bias.slopes) if isinstance(x, Tensor)]
-        grads = torch.autograd.grad(out, leaves, self.upstream.to(out.dtype), allow_unused=True)
+        outs, upstreams = [out], [self.upstream.to(out.dtype)]
+        if self.upstream_lse is not None and lse is not None and lse.requires_grad:  # else it is -inf everywhere
+            outs, upstreams = [*outs, lse], [*upstreams, self.upstream_lse.to(lse.dtype)]
+        grads = torch.autograd.grad(outs, leaves, upstreams, allow_unused=True)
         return tuple(torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True))
 
     def _given(self, q: Tensor, k: Tensor, bias: DistanceBias | None) -> tuple[Tensor, dict[str, Any]]:
@@ -275,7 +281,7 @@ class Expected:
         q, k, v, bias = arguments = self._arguments(self.leaves, dtype, grad=self.upstream is not None)
         chosen, given = self._given(q, k, bias)
         out, lse = attend_reference(chosen, k, v, **given)
-        return Answer(out.detach(), lse.detach(), self._gradients(out, arguments))
+        return Answer(out.detach(), lse.detach(), self._gradients(out, lse, arguments))
 
 
 def expect(
@@ -288,6 +294,7 @@ def expect(
     kv_lengths: Lengths = None,
     bias: DistanceBias | None = None,
     upstream: Tensor | None = None,
+    upstream_lse: Tensor | None = None,
     rows: Tensor | None = None,
     name: str | None = None,
 ) -> Expected:
@@ -302,15 +309,19 @@ def expect(
         kv_lengths: the same for k and v.
         bias: added to the scores.
         upstream: `(Tq, H, Dv)` gradient of the output: gradients are compared, too. None = values only.
+        upstream_lse: `(Tq, H)` gradient of the log-sum-exp, which adds to them. None = of the output alone.
         rows: compare these queries of a single event only, so that the reference is small; values, no gradients.
         name: of the mask, in words; left out, as it is written.
 
     Raises:
-        ValueError: the arguments do not fit, as in `attend`, or rows go with several events, a bias or gradients.
+        ValueError: the arguments do not fit, as in `attend`, or rows go with several events, a bias or gradients,
+            or a gradient of the log-sum-exp comes without one of the output.
     """
     call = make_call(q, k, v, mask, lengths, kv_lengths, None, bias=bias)
     if rows is not None and (call.queries.batch != 1 or bias is not None or upstream is not None):
         raise ValueError("rows are compared for a single event, without a bias and gradients")
+    if upstream is None and upstream_lse is not None:
+        raise ValueError("a gradient of the log-sum-exp goes with one of the output: give upstream, too")
     leaves = tuple(leaf.detach() for leaf in ((q, k, v) if bias is None else (q, k, v, bias.slopes)))
     words = ("no mask" if mask is None else str(mask)) if name is None else name
-    return Expected(leaves, mask, lengths, kv_lengths, bias, upstream, rows, words)
+    return Expected(leaves, mask, lengths, kv_lengths, bias, upstream, upstream_lse, rows, words)

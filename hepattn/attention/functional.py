@@ -51,7 +51,8 @@ def attend(
         bias: added to the scaled scores in self-attention (`DistanceBias`), with gradients for its slopes.
         backend: "auto" (the fastest kernel that takes the call), "sdpa", "flex" or "flash".
         scale: factor on the scores, `D ** -0.5` by default.
-        return_lse: also return the natural logarithm of the sum of exponentials of the allowed scores.
+        return_lse: also return the natural logarithm of the sum of exponentials of the allowed scores, through which
+            gradients flow as through the output.
 
     Returns:
         `(Tq, H, Dv)` in the dtype of q, and with `return_lse` also `(Tq, H)` float32. A query that may attend to none

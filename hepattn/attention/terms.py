@@ -25,8 +25,8 @@ class Terms:
         score: scale `|q| . |k|`, and the bias. A rounding of a score is one of its weight, so in all that follows each
             term counts `1 + score` times.
         out: `P |v|`.
-        q, k, v: of the gradients for an upstream g. With `B = P (|g| |v|^T + |g| . |out|)`: scale `B |k|`,
-            scale `B^T |q|` and `P^T |g|`.
+        q, k, v: of the gradients for an upstream g, and e of the log-sum-exp. With
+            `B = P (|g| |v|^T + |g| . |out| + |e|)`: scale `B |k|`, scale `B^T |q|` and `P^T |g|`.
         slopes: of the gradient of a bias's slopes, one number a head summed over all pairs: derivatives by the scores
             times distances, absolute. (These are counted once.)
     """
@@ -49,19 +49,25 @@ def largest_terms(
     kv_lengths: Lengths = None,
     bias: DistanceBias | None = None,
     upstream: Tensor | None = None,
+    upstream_lse: Tensor | None = None,
 ) -> Terms:
-    """Of the call with these arguments, as of `attend`, and of its gradients for `upstream` (Tq, H, Dv); in float64."""
+    """Of the call with these arguments, as of `attend`, and of its gradients, in float64.
+
+    These are for `upstream` (Tq, H, Dv) of the output and `upstream_lse` (Tq, H) of the log-sum-exp.
+    """
     queries = Layout.of(lengths, q.device, total=len(q))
     keys = queries if kv_lengths is None else Layout.of(kv_lengths, k.device, total=len(k))
-    none = torch.zeros(len(q), q.shape[1], v.shape[-1]) if upstream is None else upstream
-    packed = [(q, queries), (none.to(q.device), queries), (k, keys), (v, keys)]
+    given = torch.zeros(len(q), q.shape[1], v.shape[-1]) if upstream is None else upstream
+    given_lse = torch.zeros(len(q), q.shape[1]) if upstream_lse is None else upstream_lse
+    of_queries = [(x.to(q.device), queries) for x in (q, given, given_lse)]
+    packed = [*of_queries, (k, keys), (v, keys)]
     events = zip(*(x.detach().double().split(layout.host_lengths) for x, layout in packed), strict=True)
     largest = torch.zeros(5, dtype=torch.float64)
     slopes = torch.zeros(q.shape[1], dtype=torch.float64)
-    for event, (one_q, one_g, one_k, one_v) in enumerate(events):
+    for event, (one_q, one_g, one_e, one_k, one_v) in enumerate(events):
         pairs = allowed_pairs(mask, len(one_q), len(one_k), event, q.device)
         if pairs.any():
-            found, of_slopes = _of_event(one_q, one_g, one_k, one_v, pairs, bias)
+            found, of_slopes = _of_event(one_q, one_g, one_e, one_k, one_v, pairs, bias)
             largest = torch.maximum(largest, found.cpu())
             slopes = slopes + of_slopes.cpu()
     score = float(largest[0])
@@ -70,7 +76,7 @@ def largest_terms(
 
 
 def _of_event(
-    q: Tensor, g: Tensor, k: Tensor, v: Tensor, pairs: Tensor, bias: DistanceBias | None
+    q: Tensor, g: Tensor, e: Tensor, k: Tensor, v: Tensor, pairs: Tensor, bias: DistanceBias | None
 ) -> tuple[Tensor, Tensor]:
     """`(5,)` the largest of score, out, q, k and v, and `(H,)` of the slopes."""
     scale = q.shape[-1] ** -0.5
@@ -82,8 +88,8 @@ def _of_event(
         added = added + bias.added(i[:, None], i[None, :], len(q)).detach().double().abs()
         apart = bias.distance(i[:, None], i[None, :], len(q)).double()
     out = torch.einsum("hqk,khd->qhd", weights, v)
-    both = torch.einsum("qhd,khd->hqk", g.abs(), v.abs()) + (g * out).abs().sum(-1).T[..., None]
-    derivative = torch.einsum("qhd,khd->hqk", g, v) - (g * out).sum(-1).T[..., None]
+    both = torch.einsum("qhd,khd->hqk", g.abs(), v.abs()) + ((g * out).abs().sum(-1) + e.abs()).T[..., None]
+    derivative = torch.einsum("qhd,khd->hqk", g, v) + (e - (g * out).sum(-1)).T[..., None]
     sums = (
         added.masked_fill(~pairs, 0),
         torch.einsum("hqk,khd->qhd", weights, v.abs()),

@@ -1,16 +1,17 @@
 """The yardstick itself: what is allowed, what a wrong kernel gives, and that nothing is run to hear a refusal."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from hepattn.attention import DistanceBias, attend
+from hepattn.attention import DistanceBias, agreement, attend
 from hepattn.attention.agreement import Agreement, Deviation, deviation, expect, tolerance
 from hepattn.attention.backends import registry
 from hepattn.attention.reference import attend_reference
 from hepattn.attention.terms import Terms
-from hepattn.masks import Dense, GlobalTokens, Strided, Window
+from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
 
 LENGTHS = [40, 1, 23]
 MASKS = [None, Window(8), Window(9, wrap=True), Window(4) | GlobalTokens([0])]
@@ -120,12 +121,35 @@ def test_a_refusal_is_the_kernels_own_sentence_and_runs_nothing(monkeypatch: pyt
     assert (found.refusal, found.value, found.worst, found.agrees) == ("", None, 0.0, False)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+def test_a_gradient_of_the_log_sum_exp_that_is_dropped_is_found(
+    monkeypatch: pytest.MonkeyPatch, mask: Mask | None, dtype: torch.dtype
+) -> None:
+    q, k, v, g = tensors(dtype)
+    e = torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
+    asked = expect(q, k, v, mask=mask, lengths=LENGTHS, upstream=g, upstream_lse=e)
+    assert asked.ask("sdpa").agrees
+    right = agreement.attend
+
+    def dropped(*args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        out, lse = right(*args, **options)
+        return out, lse.detach().requires_grad_()
+
+    monkeypatch.setattr(agreement, "attend", dropped)
+    found = asked.ask("sdpa").gradient
+    assert found is not None
+    assert found.ratio > 3
+
+
 def test_arguments_are_left_alone_and_checked() -> None:
     q, k, v, g = tensors(torch.float32)
     q.requires_grad_()
     expect(q, k, v, upstream=g).ask("sdpa")
     assert q.grad is None
     assert not k.requires_grad
+    with pytest.raises(ValueError, match="give upstream, too"):
+        expect(q, k, v, upstream_lse=g[..., 0])
     with pytest.raises(ValueError, match="Dense has"):
         expect(q, k, v, mask=Dense(torch.ones(3, 3, dtype=torch.bool)))
     with pytest.raises(ValueError, match="backend must be"):
@@ -141,8 +165,10 @@ def test_terms_are_what_the_sums_add_up() -> None:
     """Term by term, in loops; those of the slopes from scores that are leaves."""
     q, k, v, g = (torch.randn(9, 2, 4, dtype=torch.float64) for _ in range(4))
     slopes, lengths, mask = torch.tensor([0.3, 0.1], dtype=torch.float64), [6, 3], Window(4)
-    found = expect(q, k, v, mask=mask, lengths=lengths, bias=DistanceBias(slopes), upstream=g).terms
-    exact, _ = attend_reference(q, k, v, mask=mask, lengths=lengths, bias=DistanceBias(slopes))
+    e = torch.randn(9, 2, dtype=torch.float64)
+    bias = DistanceBias(slopes)
+    found = expect(q, k, v, mask=mask, lengths=lengths, bias=bias, upstream=g, upstream_lse=e).terms
+    exact, _ = attend_reference(q, k, v, mask=mask, lengths=lengths, bias=bias)
     score = 0.0
     sums = {name: torch.zeros(9, 2, 4, dtype=torch.float64) for name in "oqkv"}
     of_slopes = torch.zeros(2, dtype=torch.float64)
@@ -153,11 +179,13 @@ def test_terms_are_what_the_sums_add_up() -> None:
             for h in range(2):
                 scores = (k[keys, h] @ q[i, h] / 2 - slopes[h] * apart).requires_grad_()
                 weights = scores.softmax(0)
-                (derivative,) = torch.autograd.grad(weights @ v[keys, h], scores, g[i, h])
+                both_out = weights @ v[keys, h], scores.logsumexp(0)
+                (derivative,) = torch.autograd.grad(both_out, scores, (g[i, h], e[i, h]))
                 of_slopes[h] += (derivative * apart).abs().sum()
                 for j, weight, far in zip(keys, weights.detach(), apart, strict=True):
                     score = max(score, float((q[i, h] * k[j, h]).abs().sum() / 2 + slopes[h] * far))
-                    both = weight * ((g[i, h] * v[j, h]).abs().sum() + (g[i, h] * exact[i, h]).abs().sum())
+                    of_output = (g[i, h] * v[j, h]).abs().sum() + (g[i, h] * exact[i, h]).abs().sum()
+                    both = weight * (of_output + e[i, h].abs())
                     sums["o"][i, h] += weight * v[j, h].abs()
                     sums["q"][i, h] += both * k[j, h].abs() / 2
                     sums["k"][j, h] += both * q[i, h].abs() / 2

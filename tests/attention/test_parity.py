@@ -140,14 +140,6 @@ def test_flash_merges_a_window_and_global_tokens_exactly(
         assert all(torch.allclose(one, other) for one, other in zip(found, right, strict=True))
 
 
-def test_flash_gives_no_gradient_through_the_merge() -> None:
-    q = torch.randn(8, 1, 16, dtype=torch.bfloat16, requires_grad=True)
-    call = make_call(q, q, q, Window(4) | GlobalTokens([0]), None, None, None)
-    assert "without gradients only: use flex" in (flash.unsupported(call) or "")
-    with torch.no_grad():
-        assert flash.unsupported(call) is None
-
-
 def test_flash_gives_nothing_to_queries_of_an_event_without_keys() -> None:
     """Whatever a kernel leaves in their rows; flash-attention says +inf for their log-sum-exp."""
     lengths, kv_lengths = [5, 0, 3, 2], [7, 4, 0, 1]

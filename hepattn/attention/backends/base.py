@@ -38,7 +38,7 @@ class Call:
         mask: who may attend to whom inside an event; None = all.
         queries, keys: layouts of q and of k, v; the same object in self-attention.
         scale: factor on `q . k`.
-        return_lse: also return the natural log-sum-exp of the scaled scores.
+        return_lse: also return the natural log-sum-exp of the scaled scores, with its gradients.
         bias: what is added to the scaled scores; self-attention only.
     """
 

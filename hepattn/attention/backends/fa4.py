@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hepattn.attention.backends.operations import given_gradients, like_inputs, like_output, packed_operation
+
 __all__ = ["ring", "windowed"]
 
 TILE = 128
 """Tokens of a tile of the block mask."""
-Grads = tuple[Tensor, Tensor, Tensor]
 
 
 def _kernels() -> Any:
@@ -29,16 +30,10 @@ def _open(side: int) -> int | None:
     return None if side < 0 else side
 
 
-@torch.library.custom_op("hepattn::fa4_windowed", mutates_args=())
-def windowed(
+def _windowed_forward(
     q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, k_offsets: Tensor, max_q: int, max_k: int, left: int,
     right: int, scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Packed q (Tq, H, D), k, v (Tk, H, D) in a window of `left` and `right` tokens (-1: open), aligned at the ends.
-
-    Returns:
-        out (Tq, H, D), and lse (H, Tq) float32.
-    """
     options = {"softmax_scale": scale, "window_size_left": _open(left), "window_size_right": _open(right)}
     if len(q_offsets) == 2:  # without offsets to look up a single event is faster, by 6 %
         out, lse, *_ = _kernels()._flash_attn_fwd(q[None], k[None], v[None], return_lse=True, **options)  # noqa: SLF001
@@ -50,7 +45,6 @@ def windowed(
     return out, lse
 
 
-@torch.library.custom_op("hepattn::fa4_windowed_backward", mutates_args=())
 def _windowed_backward(
     grad: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
     q_offsets: Tensor, k_offsets: Tensor, max_q: int, max_k: int, left: int, right: int, scale: float,
@@ -151,32 +145,6 @@ def _rings(half: int) -> Callable[..., Any]:
     return mask_mod
 
 
-def _like(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
-
-
-def _like_all(grad: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Grads:  # noqa: ARG001
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-
-
-def _given(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-    """Both gradients as kernels take them, and what was saved: first q, k, v, out and lse."""
-    saved = list(ctx.saved_tensors)
-    grad = torch.zeros_like(saved[3]) if grad is None else grad.contiguous()
-    return grad, None if grad_lse is None else grad_lse.contiguous(), saved
-
-
-def _save_windowed(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, q_offsets, k_offsets, *ctx.numbers = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, *output, q_offsets, k_offsets)
-
-
-def _windowed_gradients(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
-    grad, grad_lse, saved = _given(ctx, grad, grad_lse)
-    return (*_windowed_backward(grad, grad_lse, *saved, *ctx.numbers), *[None] * 7)
-
-
 def _save_ring(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, first, length, tiles, tiles_back, *ctx.numbers = inputs
     ctx.set_materialize_grads(False)
@@ -185,15 +153,13 @@ def _save_ring(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
 
 
 def _ring_gradients(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
-    grad, grad_lse, saved = _given(ctx, grad, grad_lse)
+    grad, grad_lse, saved = given_gradients(ctx, grad, grad_lse)
     back = saved[7:]
     found = _ring_backward(grad, grad_lse, *saved[:7], back, *ctx.numbers)
     return (*found, None, None, [None] * ctx.tiles, [None] * len(back), None, None)
 
 
-windowed.register_fake(_like)
-ring.register_fake(_like)
-_windowed_backward.register_fake(_like_all)
-_ring_backward.register_fake(_like_all)
-windowed.register_autograd(_windowed_gradients, setup_context=_save_windowed)
+windowed = packed_operation("fa4_windowed", _windowed_forward, _windowed_backward)
+ring.register_fake(like_output)
+_ring_backward.register_fake(like_inputs)
 ring.register_autograd(_ring_gradients, setup_context=_save_ring)

@@ -1,6 +1,6 @@
 """`flash`: flash-attention over packed events, through whichever door is installed. CUDA, float16 and bfloat16.
 
-Windows (also with global tokens, with gradients through flash-attn-4 alone) and no mask. A wrapped window is exact in
+Windows (also with global tokens) and no mask. A wrapped window is exact in
 every call. flash-attn-4 has a kernel for rings. With the others, a first call has no wrap, which is right for all
 queries but the first and the last h = size // 2 of an event. Those 2h, in the order of the ring, are then asked again
 for the 4h tokens around the seam: under the kernel's bottom-right alignment the window (left=2h, right=0) of query a
@@ -16,7 +16,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from hepattn.attention.backends import fa4
+from hepattn.attention.backends import aten, fa4
 from hepattn.attention.backends.base import Call, constant
 from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
 from hepattn.masks.blocks import block_mask
@@ -26,6 +26,7 @@ from hepattn.sequence import Layout
 __all__ = ["Door", "door", "refusal", "run"]
 
 DTYPES = (torch.bfloat16, torch.float16)
+MAX_HEAD_DIM = 256
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ class Door:
         name: how it is called where it is shown.
         run: from `Varlen` to `(out (T, H, D), lse (T, H))`.
         ring: the same for a call in a wrapped window, where there is a kernel for it.
-        lse_gradient: whether gradients flow through its log-sum-exp.
+        lse_gradient: up to which head dimension gradients flow through its log-sum-exp; 0: they never do.
     """
 
     name: str
     run: Callable[[Varlen], tuple[Tensor, Tensor]]
     ring: Callable[[Call, Window], tuple[Tensor, Tensor]] | None = None
-    lse_gradient: bool = False
+    lse_gradient: int = 0
 
 
 def _has(module: str) -> bool:
@@ -112,39 +113,43 @@ def _fa3(x: Varlen) -> tuple[Tensor, Tensor]:
 
 
 def _torch_varlen(x: Varlen) -> tuple[Tensor, Tensor]:
-    from torch.nn.attention.varlen import AuxRequest, varlen_attn
-
-    out, lse = varlen_attn(
-        x.q, x.k, x.v, x.q_offsets, x.k_offsets, x.max_q, x.max_k, scale=x.scale, window_size=x.window,
-        return_aux=AuxRequest(lse=True),
-    )  # fmt: skip
-    return out, lse.transpose(0, 1)  # (H, T), whatever its docstring says
+    out, lse = aten.windowed(x.q, x.k, x.v, x.q_offsets, x.k_offsets, x.max_q, x.max_k, *x.window, x.scale)
+    return out, lse.transpose(0, 1)
 
 
 DOORS = {  # fastest first: the module to look for
-    "flash_attn.cute": Door("flash-attn-4", _fa4, _fa4_ring, lse_gradient=True),
+    "flash_attn.cute": Door("flash-attn-4", _fa4, _fa4_ring, lse_gradient=MAX_HEAD_DIM),
     "flash_attn_interface": Door("flash-attn-3", _fa3),
     "flash_attn.flash_attn_interface": Door("flash-attn-2", _fa2),
-    "torch.nn.attention.varlen": Door("torch varlen", _torch_varlen),
+    "torch.nn.attention.varlen": Door("torch varlen", _torch_varlen, lse_gradient=MAX_HEAD_DIM - aten.BEYOND),
 }
 
 
 @cache
-def _find() -> str | None:
+def _find(lse_gradient: bool) -> str | None:
     # flash-attn-4 has no kernel for GPUs before Hopper
     too_old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0)
-    return next((module for module in DOORS if _has(module) and not (too_old and module == "flash_attn.cute")), None)
+    suited = (module for module, kernel in DOORS.items() if kernel.lse_gradient or not lse_gradient)
+    return next((module for module in suited if _has(module) and not (too_old and module == "flash_attn.cute")), None)
 
 
 @constant
-def _installed() -> str | None:
-    return _find()
+def _installed(lse_gradient: bool) -> str | None:
+    return _find(lse_gradient)
 
 
-def door() -> Door | None:
-    """The fastest flash kernel that is installed (nothing is imported to find out)."""
-    module = _installed()
+def door(*, lse_gradient: bool = False) -> Door | None:
+    """The fastest flash kernel that is installed (nothing is imported to find out).
+
+    Args:
+        lse_gradient: of those through whose log-sum-exp gradients flow.
+    """
+    module = _installed(lse_gradient)
     return None if module is None else DOORS[module]
+
+
+def _asks_lse_gradient(call: Call) -> bool:
+    return call.needs_grad and (call.return_lse or window_and_tokens(call.mask) is not None)
 
 
 def missing(device: str) -> str | None:
@@ -169,16 +174,18 @@ def unsupported(call: Call) -> str | None:
         return f"takes bfloat16 or float16, got {call.q.dtype}"
     if call.bias is not None:
         return "adds no bias to scores: use flex or sdpa"
-    parts, kernel = window_and_tokens(call.mask), door()
-    merges = kernel is not None and kernel.lse_gradient
-    if parts is not None and not merges and (call.needs_grad or torch.compiler.is_compiling()):
-        return "merges a window with global tokens outside of torch.compile and without gradients only: use flex"
+    lse_gradient, parts = _asks_lse_gradient(call), window_and_tokens(call.mask)
+    kernel = door(lse_gradient=lse_gradient)
     if parts is None and call.mask is not None and not isinstance(call.mask, Window):
         return f"takes windows, and windows with global tokens, not {call.mask!r}: use flex"
     if call.mask is not None and call.queries is not call.keys:
         return "takes a window in self-attention only; write Strided for cross-attention, on flex"
-    if call.q.shape[-1] % 8 or call.q.shape[-1] > 256 or call.v.shape[-1] != call.q.shape[-1]:
-        return f"needs one head dimension, a multiple of 8 up to 256, got {call.q.shape[-1]} and {call.v.shape[-1]}"
+    channels, most = call.q.shape[-1], MAX_HEAD_DIM
+    if lse_gradient and kernel is not None:
+        most = kernel.lse_gradient
+    if channels % 8 or channels > most or call.v.shape[-1] != channels:
+        why = ", with a gradient through the log-sum-exp," if lse_gradient else ""
+        return f"needs one head dimension{why} a multiple of 8 up to {most}, got {channels} and {call.v.shape[-1]}"
     seams = isinstance(call.mask, Window) and call.mask.wrap and (kernel is None or kernel.ring is None)
     if torch.compiler.is_compiling() and seams and call.queries.batch > 1:
         return "in torch.compile a wrapped window over several events needs lengths that are values: use flex"
@@ -187,7 +194,7 @@ def unsupported(call: Call) -> str | None:
 
 def run(call: Call) -> tuple[Tensor, Tensor | None]:
     """`(Tq, H, D)` and, where asked for, the log-sum-exp `(Tq, H)`."""
-    kernel = door()
+    kernel = door(lse_gradient=_asks_lse_gradient(call))
     if kernel is None:
         raise RuntimeError("no flash kernel found")
     out, lse = attend_varlen(call, kernel)

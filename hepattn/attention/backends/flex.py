@@ -130,7 +130,10 @@ def run(call: Call) -> tuple[Tensor, Tensor | None]:
         result = _run_compiled(call, q, k, v, options)
     if not call.return_lse:
         return result[0].transpose(0, 1)[..., :channels], None
-    return result[0][0].transpose(0, 1)[..., :channels], result[1][0].transpose(0, 1).float()
+    lse = result[1][0].transpose(0, 1).float()
+    if call.needs_grad:  # what an empty row gets there must not meet the kernel's backward
+        lse = lse.masked_fill(lse.isneginf(), -torch.inf)
+    return result[0][0].transpose(0, 1)[..., :channels], lse
 
 
 def _merges(call: Call) -> bool:

@@ -1,0 +1,156 @@
+"""What flash kernels mean, by dense matrices: stand-ins on a CPU for flash-attn-4 and for torch's own kernel.
+
+Inside an operation there is no autograd, so their gradients are written out (FlashAttention-2, arXiv:2307.08691,
+section 2.3; the log-sum-exp's adds to those of the scores).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hepattn.attention.backends import fa4
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, pairs: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`(out (Tq, H, D), lse (H, Tq) float32, weights (H, Tq, Tk))`."""
+    scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+    scores = scores.masked_fill(~pairs, -torch.inf)
+    weights = scores.softmax(-1).nan_to_num(0)
+    return torch.einsum("hqk,khd->qhd", weights, v), scores.logsumexp(-1).float(), weights
+
+
+def backward(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, weights: Tensor, dlse: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of q, k and v: what a kernel makes of the output that it is given, whether that is its own or not."""
+    change = torch.einsum("qhd,khd->hqk", grad, v) - (grad * out).sum(-1).T[..., None]
+    if dlse is not None:
+        change = change + dlse[..., None]
+    change = weights * change * scale
+    to_q, to_k = torch.einsum("hqk,khd->qhd", change, k), torch.einsum("hqk,qhd->khd", change, q)
+    return to_q, to_k, torch.einsum("hqk,qhd->khd", weights, grad)
+
+
+class DenseAten:
+    """`torch.ops.aten`'s two operations of flash attention; notes in which way they were called."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    def _flash_attention_forward(
+        self, q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, dropout: float,
+        causal: bool, debug: bool, *, scale: float, window_size_left: int, window_size_right: int,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        assert (dropout, causal, debug) == (0.0, False, False)
+        self.called.append(f"forward {q.shape[-1]}")
+        pairs = self._pairs(cu_q, cu_k, max_q, max_k, window_size_left, window_size_right)
+        return *forward(q, k, v, pairs, scale)[:2], torch.empty(0), torch.empty(0), torch.empty(0)
+
+    def _flash_attention_backward(
+        self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cu_q: Tensor, cu_k: Tensor,
+        max_q: int, max_k: int, dropout: float, causal: bool, rng: Tensor, unused: Tensor, *, scale: float,
+        window_size_left: int, window_size_right: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        assert (dropout, causal, rng.dtype, len(unused)) == (0.0, False, torch.uint64, 0)
+        assert {x.shape[-1] for x in (grad, q, k, v, out)} == {q.shape[-1]}
+        assert not q.shape[-1] % 8
+        self.called.append(f"backward {q.shape[-1]}")
+        pairs = self._pairs(cu_q, cu_k, max_q, max_k, window_size_left, window_size_right)
+        _, lse_again, weights = forward(q, k, v, pairs, scale)
+        assert torch.allclose(lse_again, lse)
+        return backward(q, k, v, out, grad, weights, None, scale)
+
+    def _pairs(self, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, left: int, right: int) -> Tensor:
+        return pairs_of(
+            int(cu_q[-1]), int(cu_k[-1]), cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, max_seqlen_q=max_q, max_seqlen_k=max_k,
+            window_size_left=None if left < 0 else left, window_size_right=None if right < 0 else right,
+        )  # fmt: skip
+
+
+class Dense4:
+    """`flash_attn.cute.interface`; notes in which way it was called."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    def _flash_attn_fwd(self, q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool, **options: Any) -> Any:
+        assert return_lse
+        self.called.append("ring" if "mask_mod" in options else "one" if q.ndim == 4 else "packed")
+        if q.ndim == 4:
+            out, lse, _ = self.forward(q[0], k[0], v[0], **options)
+            return out[None], lse[None], None, None, None
+        return *self.forward(q, k, v, **options)[:2], None, None, None
+
+    def _flash_attn_bwd(
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, lse: Tensor, *, dlse: Tensor | None,
+        softmax_scale: float, **options: Any,
+    ) -> Any:  # fmt: skip
+        self.called.append("back")
+        if q.ndim == 4:
+            given = [x[0] for x in (q, k, v, out, grad, lse)]
+            found = self.backward(given, None if dlse is None else dlse[0], softmax_scale, options)
+            return [x[None] for x in found]
+        return self.backward([q, k, v, out, grad, lse], dlse, softmax_scale, options)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, **options: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return forward(q, k, v, pairs_of(len(q), len(k), **options), softmax_scale)
+
+    def backward(
+        self, given: list[Tensor], dlse: Tensor | None, scale: float, options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, out, grad, lse = given
+        again, lse_again, weights = self.forward(q, k, v, softmax_scale=scale, **options)
+        assert torch.allclose(again, out)
+        assert torch.allclose(lse_again, lse)
+        return backward(q, k, v, out, grad, weights, dlse, scale)
+
+
+def pairs_of(
+    queries: int, keys: int, *, mask_mod: Any = None, aux_tensors: Any = None, block_sparse_tensors: Any = None,
+    window_size_left: int | None = None, window_size_right: int | None = None, cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None, max_seqlen_q: int | None = None, max_seqlen_k: int | None = None,
+) -> Tensor:  # fmt: skip
+    """(queries, keys) bool, True = seen; windows are aligned at the last query and key of an event."""
+    i, j = torch.arange(queries)[:, None], torch.arange(keys)[None, :]
+    if mask_mod is not None:
+        pairs = mask_mod(i, j, *(x[:, None] for x in aux_tensors or ()))
+        return pairs & block_sparse_tensors(pairs)
+    starts = [torch.tensor([0, n]) if x is None else x for x, n in ((cu_seqlens_q, queries), (cu_seqlens_k, keys))]
+    for start, most in zip(starts, (max_seqlen_q, max_seqlen_k), strict=True):
+        assert most is None or start.diff().max() <= most
+    pairs = torch.zeros(queries, keys, dtype=torch.bool)
+    left, right = (10**9 if side is None else side for side in (window_size_left, window_size_right))
+    for event in range(len(starts[0]) - 1):
+        (first_i, end_i), (first_j, end_j) = ((int(x[event]), int(x[event + 1])) for x in starts)
+        step = (j - end_j) - (i - end_i)
+        inside = (i >= first_i) & (i < end_i) & (j >= first_j) & (j < end_j)
+        pairs |= inside & (step >= -left) & (step <= right)
+    return pairs
+
+
+def spread(numbers: Tensor, indices: Tensor) -> Tensor:
+    """(rows, columns) bool of tiles named row by row."""
+    rows, columns = indices.shape[-2:]
+    found = torch.zeros(rows, columns, dtype=torch.bool)
+    for row in range(rows):
+        found[row, indices[0, 0, row, : int(numbers[0, 0, row])].long()] = True
+    return found
+
+
+def tiles_of(tiles: list[Tensor]) -> Any:
+    """Pairs that a kernel visits: those of partly allowed tiles if the mask allows them, all of wholly allowed ones."""
+    some, every = spread(tiles[0], tiles[1]), spread(tiles[2], tiles[3])
+
+    def visited(pairs: Tensor) -> Tensor:
+        big = [x.repeat_interleave(fa4.TILE, 0).repeat_interleave(fa4.TILE, 1) for x in (some, every)]
+        if not all(x[: pairs.shape[0], : pairs.shape[1]].shape == pairs.shape for x in big):
+            raise AssertionError(f"{some.shape} tiles for {pairs.shape} pairs")
+        partly, wholly = (x[: pairs.shape[0], : pairs.shape[1]] for x in big)
+        if pairs.T.equal(pairs):  # a ring looks the same from its keys
+            assert pairs[wholly].all()
+        return partly | wholly
+
+    return visited

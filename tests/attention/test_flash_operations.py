@@ -1,0 +1,176 @@
+"""What flash-attn-4 and torch's flash kernel are given, and what becomes of their gradients; both by dense kernels."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from hepattn.attention.backends import aten, fa4, flash
+from hepattn.attention.functional import make_call
+from hepattn.attention.reference import attend_reference
+from hepattn.masks import GlobalTokens, Mask, Window
+from hepattn.masks.blocks import block_relation
+from hepattn.sequence import Layout
+from tests.attention.dense_kernels import Dense4, DenseAten, tiles_of
+
+MASKS: list[Mask | None] = [
+    None,
+    Window(7),
+    Window(64, wrap=True),
+    Window(9, wrap=True),
+    Window(1, wrap=True),
+    Window(20, wrap=True) | GlobalTokens([0, 3]),
+    Window(33) | GlobalTokens([2, 150]),
+]
+LENGTHS = [[300], [1], [130, 0, 1, 5, 260]]
+
+
+def one_ring(query: Tensor, key: Tensor, *, half: int) -> Tensor:
+    return fa4.near_on_ring(query - key, len(query), half)
+
+
+def rings(query: Tensor, key: Tensor, first: Tensor, length: Tensor, *, half: int) -> Tensor:
+    return (key >= first) & (key < first + length) & fa4.near_on_ring(query - key, length, half)
+
+
+@pytest.fixture
+def dense4(monkeypatch: pytest.MonkeyPatch) -> Dense4:
+    kernels = Dense4()
+    monkeypatch.setattr(fa4, "_kernels", lambda: kernels)
+    monkeypatch.setattr(fa4, "_one_ring", lambda half: partial(one_ring, half=half))
+    monkeypatch.setattr(fa4, "_rings", lambda half: partial(rings, half=half))
+    monkeypatch.setattr(fa4, "_sparse", tiles_of)
+    return kernels
+
+
+@pytest.fixture
+def dense_aten(monkeypatch: pytest.MonkeyPatch) -> DenseAten:
+    kernels = DenseAten()
+    monkeypatch.setattr(aten, "_kernels", lambda: kernels)
+    return kernels
+
+
+FA4, ATEN = (flash.DOORS[module] for module in ("flash_attn.cute", "torch.nn.attention.varlen"))
+DOORS = pytest.mark.parametrize("door", [FA4, ATEN], ids=lambda door: door.name)
+
+
+@DOORS
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+def test_values_lse_and_gradients_of_both(
+    dense4: Dense4, dense_aten: DenseAten, mask: Mask | None, lengths: list[int], door: flash.Door
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    total = sum(lengths)
+    q, k, v = (torch.randn(total, 2, 8, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3))
+    leaves = (q, k, v)
+    weights = [torch.randn(total, 2, *shape, generator=generator, dtype=torch.float64) for shape in ((8,), ())]
+    found = flash.attend_varlen(make_call(q, k, v, mask, lengths, None, None, return_lse=True), door)
+    exact = attend_reference(q, k, v, mask=mask, lengths=lengths)
+    assert all(torch.allclose(one.double(), other, atol=1e-6) for one, other in zip(found, exact, strict=True))
+    # an lse alone, an output alone, and both
+    for chosen in ([0], [1], [0, 1]):
+        mine, right = (
+            torch.autograd.grad(
+                [pair[i] for i in chosen],
+                leaves,
+                [weights[i].to(pair[i].dtype) for i in chosen],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+            for pair in (found, exact)
+        )
+        assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(mine, right, strict=True))
+    ring = isinstance(mask, Window) and mask.wrap and mask.half
+    assert dense4.called.count("ring") == bool(ring or mask == MASKS[5]) * (door is FA4)
+    assert bool(dense4.called) == (door is FA4) != bool(dense_aten.called)
+
+
+def test_one_event_is_run_without_offsets_and_several_with_them(dense4: Dense4) -> None:
+    for lengths, way in (([9], "one"), ([4, 5], "packed")):
+        x = torch.randn(9, 1, 8, dtype=torch.float64)
+        flash.attend_varlen(make_call(x, x, x, Window(4), lengths, None, None), FA4)
+        assert dense4.called[-1] == way
+
+
+def test_channels_for_the_log_sum_exp_are_added_only_where_its_gradient_is_asked(dense_aten: DenseAten) -> None:
+    q = torch.randn(9, 1, 16, dtype=torch.float64, requires_grad=True)
+    for chosen, channels in ((0, 16), (1, 24)):
+        found = flash.attend_varlen(make_call(q, q, q, Window(4), None, None, None, return_lse=True), ATEN)
+        found[chosen].sum().backward()
+        assert dense_aten.called[-2:] == ["forward 16", f"backward {channels}"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_gradient_of_the_log_sum_exp_keeps_twice_the_digits(dtype: torch.dtype) -> None:
+    grad, out = torch.zeros(2, 50, 2, 16, dtype=dtype)
+    grad_lse = torch.randn(50, 2, 1)
+    one, other = aten._with_lse(grad, out, grad_lse)
+    assert one.shape == other.shape == (50, 2, 16 + aten.BEYOND)
+    assert one.dtype == other.dtype == dtype
+    error = (one.double() * other.double()).sum(-1, keepdim=True) + grad_lse
+    info = torch.finfo(dtype)
+    assert (error.abs() <= info.eps**2 * grad_lse.abs() + info.eps * info.tiny).all()  # the last: float16 underflows
+
+
+GRAPHS = [
+    (FA4, Window(8), True),
+    (FA4, Window(8, wrap=True), True),
+    (ATEN, Window(8), True),
+    (ATEN, Window(8, wrap=True), False),  # seams of several events are found by lengths that are values
+    (ATEN, Window(8) | GlobalTokens([0]), True),
+]
+
+
+@pytest.mark.parametrize(("door", "mask", "several"), GRAPHS, ids=str)
+def test_a_graph_holds_it_for_all_lengths(
+    dense4: Dense4, dense_aten: DenseAten, door: flash.Door, mask: Mask, several: bool
+) -> None:
+    def work(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        return flash.attend_varlen(make_call(q, k, v, mask, layout.entered(len(q)), None, None), door)[0]
+
+    graph = torch.compile(work, fullgraph=True, dynamic=True, backend="aot_eager")
+    for lengths in ([40, 200], [30, 71]) if several else ([240], [101]):
+        q, k, v = (torch.randn(sum(lengths), 2, 8, dtype=torch.float64).requires_grad_() for _ in range(3))
+        out, exact = graph(q, k, v, Layout.of(lengths, "cpu")), attend_reference(q, k, v, mask=mask, lengths=lengths)[0]
+        assert torch.allclose(out, exact, atol=1e-6)
+        mine, right = (torch.autograd.grad(x.square().sum(), (q, k, v)) for x in (out, exact))
+        assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(mine, right, strict=True))
+    assert any(called.startswith("back") for called in dense4.called + dense_aten.called)
+
+
+def test_packages_without_gradients_of_the_log_sum_exp_leave_them_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlashAttention-2 and 3 have been found; what they would drop in silence goes to another kernel."""
+    monkeypatch.setattr(flash, "_has", lambda module: module != "flash_attn.cute")
+    flash._find.cache_clear()
+    q = torch.randn(8, 1, 256, dtype=torch.bfloat16)
+    merged = Window(4) | GlobalTokens([0])
+    try:
+        for mask, grad, lse, asked in (
+            (Window(4), True, False, False),
+            (Window(4), False, True, False),
+            (Window(4), True, True, True),
+            (merged, False, False, False),
+            (merged, True, False, True),
+        ):
+            x = q.requires_grad_(grad)
+            call = make_call(x, x, x, mask, None, None, None, return_lse=lse)
+            found = flash.door(lse_gradient=flash._asks_lse_gradient(call))
+            assert found is not None
+            assert found.name == ("torch varlen" if asked else "flash-attn-3")
+            assert ("a multiple of 8 up to 248" in (flash.unsupported(call) or "")) == asked
+    finally:
+        flash._find.cache_clear()
+
+
+def test_tiles_are_those_of_the_block_mask() -> None:
+    """One that is left out of them would be found by the tests above."""
+    layout = Layout.of([400], "cpu")
+    some, every = block_relation(Window(20, wrap=True), layout, layout, fa4.TILE)
+    pairs = Window(20, wrap=True).dense(400)
+    with pytest.raises(AssertionError, match="tiles for"):
+        tiles_of([torch.zeros(1, 1, 2, dtype=torch.int32), torch.zeros(1, 1, 2, 2, dtype=torch.int32)] * 2)(pairs)
+    assert some.shape == (4, 4)
+    assert not every[0, 3]
+    assert some[0, 3]  # around the seam
