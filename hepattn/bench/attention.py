@@ -1,6 +1,7 @@
 """One windowed call on a GPU: ours (auto, each kernel) against torch's flash kernel, FA4 itself, and global attention.
 
-`python -m hepattn.bench attention`. Window 1,024 on one event, bfloat16; times from CUDA events.
+`python -m hepattn.bench attention`. Window 1,024 on one event, bfloat16; times from CUDA events. Beside them what a
+wrap costs, in one event and in eight of the same size together, and four global tokens, also in a graph.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from hepattn.attention import attend
 from hepattn.attention.backends import flash
 from hepattn.bench.measure import Row, report
-from hepattn.masks import Window
+from hepattn.masks import GlobalTokens, Mask, Window
 from hepattn.sequence import Layout
 
 SIZE = 1024
@@ -24,10 +25,9 @@ SIZES = ("65536x8x32", "65536x4x64", "65536x2x128", "131072x4x64")
 Work = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def ours(layout: Layout, backend: str, *, wrap: bool) -> Work:
+def ours(layout: Layout, backend: str, mask: Mask) -> Work:
     """`attend` with a kept layout."""
-    window = Window(SIZE, wrap=wrap)
-    return lambda q, k, v: attend(q, k, v, mask=window, lengths=layout, backend=backend)
+    return lambda q, k, v: attend(q, k, v, mask=mask, lengths=layout, backend=backend)
 
 
 def torch_flash(layout: Layout) -> Work:
@@ -66,11 +66,21 @@ def everyone(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def sides(tokens: int, device: str) -> dict[str, Work]:
     """Who is measured; ours first."""
-    layout = Layout.of([tokens], device)
-    found = {"hepattn auto": ours(layout, "auto", wrap=False), "hepattn auto, wrapped": ours(layout, "auto", wrap=True)}
-    found["hepattn flex"] = ours(layout, "flex", wrap=False)
+    layout, eight = Layout.of([tokens], device), Layout.of([tokens // 8] * 7 + [tokens - tokens // 8 * 7], device)
+    window, ring = Window(SIZE), Window(SIZE, wrap=True)
+    with_tokens = ours(layout, "auto", ring | GlobalTokens(range(4)))
+    found = {
+        "hepattn auto": ours(layout, "auto", window),
+        "hepattn auto, wrapped": ours(layout, "auto", ring),
+        "hepattn auto, wrapped, 8 events": ours(eight, "auto", ring),
+        "hepattn auto, wrapped, 4 tokens": with_tokens,
+        "the same, compiled": torch.compile(with_tokens, fullgraph=True, dynamic=True),
+        "hepattn flex": ours(layout, "flex", window),
+        "hepattn flex, wrapped": ours(layout, "flex", ring),
+    }
     if door := flash.door():
-        found[f"hepattn flash ({door.name})"] = ours(layout, "flash", wrap=False)
+        found[f"hepattn flash ({door.name})"] = ours(layout, "flash", window)
+        found[f"hepattn flash ({door.name}), wrapped"] = ours(layout, "flash", ring)
         found["torch varlen_attn (FA2)"] = torch_flash(layout)
         if door.name == "flash-attn-4":
             found["flash-attn-4 itself"] = fa4()

@@ -9,21 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hepattn.attention.backends import fa4
+
+def scores_of(q: Tensor, k: Tensor, pairs: Tensor, scale: float) -> Tensor:
+    """`(H, Tq, Tk)`, -inf where a pair is not seen."""
+    return (torch.einsum("qhd,khd->hqk", q, k) * scale).masked_fill(~pairs, -torch.inf)
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, pairs: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`(out (Tq, H, D), lse (H, Tq) float32, weights (H, Tq, Tk))`."""
-    scores = torch.einsum("qhd,khd->hqk", q, k) * scale
-    scores = scores.masked_fill(~pairs, -torch.inf)
-    weights = scores.softmax(-1).nan_to_num(0)
-    return torch.einsum("hqk,khd->qhd", weights, v), scores.logsumexp(-1).float(), weights
+def forward(q: Tensor, k: Tensor, v: Tensor, pairs: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """`(out (Tq, H, D), lse (H, Tq) float32)`."""
+    scores = scores_of(q, k, pairs, scale)
+    return torch.einsum("hqk,khd->qhd", scores.softmax(-1).nan_to_num(0), v), scores.logsumexp(-1).float()
 
 
 def backward(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, weights: Tensor, dlse: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of q, k and v: what a kernel makes of the output that it is given, whether that is its own or not."""
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, lse: Tensor, dlse: Tensor | None, pairs: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Of q, k and v: what a kernel makes of the output and the log-sum-exp that it is given, its own or not."""
+    weights = (scores_of(q, k, pairs, scale) - lse[..., None]).exp().nan_to_num(0)
     change = torch.einsum("qhd,khd->hqk", grad, v) - (grad * out).sum(-1).T[..., None]
     if dlse is not None:
         change = change + dlse[..., None]
@@ -45,7 +48,7 @@ class DenseAten:
         assert (dropout, causal, debug) == (0.0, False, False)
         self.called.append(f"forward {q.shape[-1]}")
         pairs = self._pairs(cu_q, cu_k, max_q, max_k, window_size_left, window_size_right)
-        return *forward(q, k, v, pairs, scale)[:2], torch.empty(0), torch.empty(0), torch.empty(0)
+        return *forward(q, k, v, pairs, scale), torch.empty(0), torch.empty(0), torch.empty(0)
 
     def _flash_attention_backward(
         self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cu_q: Tensor, cu_k: Tensor,
@@ -57,9 +60,7 @@ class DenseAten:
         assert not q.shape[-1] % 8
         self.called.append(f"backward {q.shape[-1]}")
         pairs = self._pairs(cu_q, cu_k, max_q, max_k, window_size_left, window_size_right)
-        _, lse_again, weights = forward(q, k, v, pairs, scale)
-        assert torch.allclose(lse_again, lse)
-        return backward(q, k, v, out, grad, weights, None, scale)
+        return backward(q, k, v, out, grad, lse, None, pairs, scale)
 
     def _pairs(self, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, left: int, right: int) -> Tensor:
         return pairs_of(
@@ -74,50 +75,31 @@ class Dense4:
     def __init__(self) -> None:
         self.called: list[str] = []
 
-    def _flash_attn_fwd(self, q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool, **options: Any) -> Any:
+    def _flash_attn_fwd(
+        self, q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool, softmax_scale: float, **options: Any
+    ) -> Any:
         assert return_lse
-        self.called.append("ring" if "mask_mod" in options else "one" if q.ndim == 4 else "packed")
+        self.called.append("one" if q.ndim == 4 else "packed")
         if q.ndim == 4:
-            out, lse, _ = self.forward(q[0], k[0], v[0], **options)
+            out, lse = forward(q[0], k[0], v[0], pairs_of(q.shape[1], k.shape[1], **options), softmax_scale)
             return out[None], lse[None], None, None, None
-        return *self.forward(q, k, v, **options)[:2], None, None, None
+        return *forward(q, k, v, pairs_of(len(q), len(k), **options), softmax_scale), None, None, None
 
     def _flash_attn_bwd(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, lse: Tensor, *, dlse: Tensor | None,
         softmax_scale: float, **options: Any,
     ) -> Any:  # fmt: skip
         self.called.append("back")
-        if q.ndim == 4:
-            given = [x[0] for x in (q, k, v, out, grad, lse)]
-            found = self.backward(given, None if dlse is None else dlse[0], softmax_scale, options)
-            return [x[None] for x in found]
-        return self.backward([q, k, v, out, grad, lse], dlse, softmax_scale, options)
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, **options: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return forward(q, k, v, pairs_of(len(q), len(k), **options), softmax_scale)
-
-    def backward(
-        self, given: list[Tensor], dlse: Tensor | None, scale: float, options: dict[str, Any]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v, out, grad, lse = given
-        again, lse_again, weights = self.forward(q, k, v, softmax_scale=scale, **options)
-        assert torch.allclose(again, out)
-        assert torch.allclose(lse_again, lse)
-        return backward(q, k, v, out, grad, weights, dlse, scale)
+        return backward(q, k, v, out, grad, lse, dlse, pairs_of(len(q), len(k), **options), softmax_scale)
 
 
 def pairs_of(
-    queries: int, keys: int, *, mask_mod: Any = None, aux_tensors: Any = None, block_sparse_tensors: Any = None,
-    window_size_left: int | None = None, window_size_right: int | None = None, cu_seqlens_q: Tensor | None = None,
-    cu_seqlens_k: Tensor | None = None, max_seqlen_q: int | None = None, max_seqlen_k: int | None = None,
+    queries: int, keys: int, *, window_size_left: int | None = None, window_size_right: int | None = None,
+    cu_seqlens_q: Tensor | None = None, cu_seqlens_k: Tensor | None = None,
+    max_seqlen_q: int | None = None, max_seqlen_k: int | None = None,
 ) -> Tensor:  # fmt: skip
     """(queries, keys) bool, True = seen; windows are aligned at the last query and key of an event."""
     i, j = torch.arange(queries)[:, None], torch.arange(keys)[None, :]
-    if mask_mod is not None:
-        pairs = mask_mod(i, j, *(x[:, None] for x in aux_tensors or ()))
-        return pairs & block_sparse_tensors(pairs)
     starts = [torch.tensor([0, n]) if x is None else x for x, n in ((cu_seqlens_q, queries), (cu_seqlens_k, keys))]
     for start, most in zip(starts, (max_seqlen_q, max_seqlen_k), strict=True):
         assert most is None or start.diff().max() <= most
@@ -129,28 +111,3 @@ def pairs_of(
         inside = (i >= first_i) & (i < end_i) & (j >= first_j) & (j < end_j)
         pairs |= inside & (step >= -left) & (step <= right)
     return pairs
-
-
-def spread(numbers: Tensor, indices: Tensor) -> Tensor:
-    """(rows, columns) bool of tiles named row by row."""
-    rows, columns = indices.shape[-2:]
-    found = torch.zeros(rows, columns, dtype=torch.bool)
-    for row in range(rows):
-        found[row, indices[0, 0, row, : int(numbers[0, 0, row])].long()] = True
-    return found
-
-
-def tiles_of(tiles: list[Tensor]) -> Any:
-    """Pairs that a kernel visits: those of partly allowed tiles if the mask allows them, all of wholly allowed ones."""
-    some, every = spread(tiles[0], tiles[1]), spread(tiles[2], tiles[3])
-
-    def visited(pairs: Tensor) -> Tensor:
-        big = [x.repeat_interleave(fa4.TILE, 0).repeat_interleave(fa4.TILE, 1) for x in (some, every)]
-        if not all(x[: pairs.shape[0], : pairs.shape[1]].shape == pairs.shape for x in big):
-            raise AssertionError(f"{some.shape} tiles for {pairs.shape} pairs")
-        partly, wholly = (x[: pairs.shape[0], : pairs.shape[1]] for x in big)
-        if pairs.T.equal(pairs):  # a ring looks the same from its keys
-            assert pairs[wholly].all()
-        return partly | wholly
-
-    return visited

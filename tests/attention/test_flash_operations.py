@@ -1,18 +1,19 @@
 """What flash-attn-4 and torch's flash kernel are given, and what becomes of their gradients; both by dense kernels."""
 
-from functools import partial
-
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from hepattn.attention.backends import aten, fa4, flash
+from hepattn.attention.backends import aten, fa4, flash, merge
+from hepattn.attention.backends.rings import find_rings
 from hepattn.attention.functional import make_call
 from hepattn.attention.reference import attend_reference
 from hepattn.masks import GlobalTokens, Mask, Window
-from hepattn.masks.blocks import block_relation
 from hepattn.sequence import Layout
-from tests.attention.dense_kernels import Dense4, DenseAten, tiles_of
+from tests.attention.cases import WINDOWS, Case
+from tests.attention.dense_kernels import Dense4, DenseAten
 
 MASKS: list[Mask | None] = [
     None,
@@ -26,21 +27,10 @@ MASKS: list[Mask | None] = [
 LENGTHS = [[300], [1], [130, 0, 1, 5, 260]]
 
 
-def one_ring(query: Tensor, key: Tensor, *, half: int) -> Tensor:
-    return fa4.near_on_ring(query - key, len(query), half)
-
-
-def rings(query: Tensor, key: Tensor, first: Tensor, length: Tensor, *, half: int) -> Tensor:
-    return (key >= first) & (key < first + length) & fa4.near_on_ring(query - key, length, half)
-
-
 @pytest.fixture
 def dense4(monkeypatch: pytest.MonkeyPatch) -> Dense4:
     kernels = Dense4()
     monkeypatch.setattr(fa4, "_kernels", lambda: kernels)
-    monkeypatch.setattr(fa4, "_one_ring", lambda half: partial(one_ring, half=half))
-    monkeypatch.setattr(fa4, "_rings", lambda half: partial(rings, half=half))
-    monkeypatch.setattr(fa4, "_sparse", tiles_of)
     return kernels
 
 
@@ -82,9 +72,81 @@ def test_values_lse_and_gradients_of_both(
             for pair in (found, exact)
         )
         assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(mine, right, strict=True))
-    ring = isinstance(mask, Window) and mask.wrap and mask.half
-    assert dense4.called.count("ring") == bool(ring or mask == MASKS[5]) * (door is FA4)
     assert bool(dense4.called) == (door is FA4) != bool(dense_aten.called)
+
+
+@DOORS
+@given(WINDOWS, st.lists(st.integers(0, 40), min_size=1, max_size=4), st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(Window(8, wrap=True), [8, 9, 10], False)  # n = 2h, and one and two tokens more
+@example(Window(7, wrap=True), [13, 0, 11, 6], False)  # around its seam, a short ring names keys twice
+def test_any_window_and_lengths(
+    dense4: Dense4, dense_aten: DenseAten, door: flash.Door, window: Window, lengths: list[int], no_window: bool
+) -> None:
+    mask = None if no_window else window
+    lengths = [*lengths, 5]
+    q, k, v, upstream = Case(lengths, 2, 8, mask, 1).tensors(torch.float64)
+    for leaf in (q, k, v):
+        leaf.requires_grad_()
+    out, lse = flash.attend_varlen(make_call(q, k, v, mask, lengths, None, None), door)
+    exact, exact_lse = attend_reference(q, k, v, mask=mask, lengths=lengths)
+    assert torch.allclose(out, exact)
+    assert torch.allclose(lse.double(), exact_lse, atol=1e-6)
+    found, right = (torch.autograd.grad(one, (q, k, v), upstream) for one in (out, exact))
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, right, strict=True))
+
+
+@DOORS
+@given(
+    WINDOWS,
+    st.sets(st.integers(0, 30), min_size=1, max_size=3),
+    st.lists(st.integers(0, 40), min_size=1, max_size=3),
+    st.sampled_from([1, 3, 32]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_window_and_global_tokens_are_merged_exactly(
+    dense4: Dense4,
+    dense_aten: DenseAten,
+    door: flash.Door,
+    window: Window,
+    tokens: set[int],
+    lengths: list[int],
+    chunks: int,
+) -> None:
+    """Keys in both sets are counted once; tokens beyond an event's end name none; sums by chunks are the same."""
+    lengths = [*lengths, 5]
+    for mask in (window | GlobalTokens(sorted(tokens)), GlobalTokens(sorted(tokens)) | window):
+        q, k, v, upstream = Case(lengths, 2, 8, mask, 1).tensors(torch.float64)
+        for leaf in (q, k, v):
+            leaf.requires_grad_()
+        call = make_call(q, k, v, mask, lengths, None, None, return_lse=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(merge.CHUNKS, "cpu", chunks)
+            out, lse = flash.attend_varlen(call, door)
+        exact, exact_lse = attend_reference(q, k, v, mask=mask, lengths=lengths)
+        assert torch.allclose(out, exact, atol=1e-6)
+        assert torch.allclose(lse, exact_lse, atol=1e-6)
+        found, right = (torch.autograd.grad(one, (q, k, v), upstream) for one in (out, exact))
+        assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, right, strict=True))
+
+
+def test_what_a_wrap_asks_again() -> None:
+    """Of an event 2h queries for 4h keys around its seam, of one that a window covers all."""
+    cpu = torch.device("cpu")
+    found = find_rings((20, 0, 4, 9), 4, cpu)
+    seams, whole = found.parts
+    assert (found.longest, found.plain) == (20, True)
+    first = [16, 17, 18, 19, 0, 1, 2, 3]
+    assert seams.queries.tolist() == [*first, 29, 30, 31, 32, 24, 25, 26, 27]
+    assert seams.keys[:16].tolist() == [12, 13, 14, 15, *first, 4, 5, 6, 7]
+    assert [x.tolist() for x in seams.numbers[:2]] == [[0, 8, 16], [0, 16, 32]]
+    assert seams.numbers[2:] == (8, 16, 8, 0)
+    assert whole.queries.tolist() == whole.keys.tolist() == [20, 21, 22, 23]
+    assert whole.numbers[2:] == (4, 4, -1, -1)
+    assert found.again.tolist() == [*seams.queries.tolist(), *whole.queries.tolist()]
+    only_short, nothing = find_rings((4, 3), 4, cpu), find_rings((), 4, cpu)
+    assert (len(only_short.parts), only_short.plain) == (1, False)
+    assert (len(nothing.parts), nothing.plain, len(nothing.again)) == (0, False, 0)
 
 
 def test_one_event_is_run_without_offsets_and_several_with_them(dense4: Dense4) -> None:
@@ -118,8 +180,9 @@ GRAPHS = [
     (FA4, Window(8), True),
     (FA4, Window(8, wrap=True), True),
     (ATEN, Window(8), True),
-    (ATEN, Window(8, wrap=True), False),  # seams of several events are found by lengths that are values
-    (ATEN, Window(8) | GlobalTokens([0]), True),
+    (ATEN, Window(8, wrap=True), True),
+    (ATEN, Window(8, wrap=True), False),
+    (ATEN, Window(8, wrap=True) | GlobalTokens([0]), True),
 ]
 
 
@@ -140,37 +203,27 @@ def test_a_graph_holds_it_for_all_lengths(
     assert any(called.startswith("back") for called in dense4.called + dense_aten.called)
 
 
-def test_packages_without_gradients_of_the_log_sum_exp_leave_them_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FlashAttention-2 and 3 have been found; what they would drop in silence goes to another kernel."""
+def test_what_other_packages_do_not_do_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlashAttention-2 and 3 have been found: they drop gradients of the log-sum-exp in silence."""
     monkeypatch.setattr(flash, "_has", lambda module: module != "flash_attn.cute")
     flash._find.cache_clear()
     q = torch.randn(8, 1, 256, dtype=torch.bfloat16)
     merged = Window(4) | GlobalTokens([0])
     try:
-        for mask, grad, lse, asked in (
-            (Window(4), True, False, False),
-            (Window(4), False, True, False),
-            (Window(4), True, True, True),
-            (merged, False, False, False),
-            (merged, True, False, True),
+        for mask, grad, lse, name, limited in (
+            (Window(4), True, False, "flash-attn-3", False),
+            (Window(4), False, True, "flash-attn-3", False),
+            (Window(4), True, True, "torch varlen", True),
+            (Window(4, wrap=True), True, False, "torch varlen", False),
+            (merged, False, False, "flash-attn-3", False),
+            (merged, True, False, "torch varlen", True),
+            (Window(4, wrap=True) | GlobalTokens([0]), False, False, "torch varlen", False),
         ):
             x = q.requires_grad_(grad)
             call = make_call(x, x, x, mask, None, None, None, return_lse=lse)
-            found = flash.door(lse_gradient=flash._asks_lse_gradient(call))
+            found = flash.door_of(call)
             assert found is not None
-            assert found.name == ("torch varlen" if asked else "flash-attn-3")
-            assert ("a multiple of 8 up to 248" in (flash.unsupported(call) or "")) == asked
+            assert found.name == name
+            assert ("a multiple of 8 up to 248" in (flash.unsupported(call) or "")) == limited
     finally:
         flash._find.cache_clear()
-
-
-def test_tiles_are_those_of_the_block_mask() -> None:
-    """One that is left out of them would be found by the tests above."""
-    layout = Layout.of([400], "cpu")
-    some, every = block_relation(Window(20, wrap=True), layout, layout, fa4.TILE)
-    pairs = Window(20, wrap=True).dense(400)
-    with pytest.raises(AssertionError, match="tiles for"):
-        tiles_of([torch.zeros(1, 1, 2, dtype=torch.int32), torch.zeros(1, 1, 2, 2, dtype=torch.int32)] * 2)(pairs)
-    assert some.shape == (4, 4)
-    assert not every[0, 3]
-    assert some[0, 3]  # around the seam

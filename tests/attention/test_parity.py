@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from hepattn.attention import DistanceBias, KernelRefusal, attend
 from hepattn.attention.agreement import expect
-from hepattn.attention.backends import flash, flex, merge, sdpa
+from hepattn.attention.backends import flash, flex, sdpa
 from hepattn.attention.backends.base import Call
 from hepattn.attention.backends.local import local_attention
 from hepattn.attention.backends.sparse import pair_share
 from hepattn.attention.functional import make_call
 from hepattn.attention.reference import attend_reference
 from hepattn.masks import Dense, GlobalTokens, Strided, Window
-from tests.attention.cases import CASES, GPU_CASES, WINDOWS, Case
+from tests.attention.cases import CASES, GPU_CASES, Case
 from tests.attention.matrix import Cell, run
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -96,48 +96,6 @@ def test_flex_forward_on_a_cpu() -> None:
         exact, _ = attend_reference(q.double(), k.double(), v.double(), mask=mask, lengths=lengths)
         out = attend(q, k, v, mask=mask, lengths=lengths, backend="flex")
         assert float((out.double() - exact).abs().max()) < 1e-5
-
-
-@given(WINDOWS, st.lists(st.integers(1, 40), min_size=1, max_size=4), st.booleans())
-def test_flash_plumbing_is_exact(window: Window, lengths: list[int], no_window: bool) -> None:
-    """The tensors and windows that a flash kernel is given, run by a dense kernel with flash's documented meaning."""
-    mask = None if no_window else window
-    case = Case(lengths, 2, 8, mask, 1)
-    q, k, v, upstream = case.tensors(torch.float64)
-    for leaf in (q, k, v):
-        leaf.requires_grad_()
-    out, lse = flash.attend_varlen(make_call(q, k, v, mask, lengths, None, None), flash.Door("dense", dense_varlen))
-    exact, exact_lse = attend_reference(q, k, v, mask=mask, lengths=lengths)
-    assert torch.allclose(out, exact)
-    assert torch.allclose(lse, exact_lse)
-    found, right = (torch.autograd.grad(one, (q, k, v), upstream) for one in (out, exact))
-    assert all(torch.allclose(one, other) for one, other in zip(found, right, strict=True))
-
-
-@given(
-    WINDOWS,
-    st.sets(st.integers(0, 30), min_size=1, max_size=3),
-    st.lists(st.integers(0, 40), min_size=1, max_size=3),
-    st.sampled_from([1, 3, 32]),
-)
-def test_flash_merges_a_window_and_global_tokens_exactly(
-    window: Window, tokens: set[int], lengths: list[int], chunks: int
-) -> None:
-    """Keys in both sets are counted once; tokens beyond an event's end name none; sums by chunks are the same."""
-    lengths = [*lengths, 5]
-    for mask in (window | GlobalTokens(sorted(tokens)), GlobalTokens(sorted(tokens)) | window):
-        q, k, v, upstream = Case(lengths, 2, 8, mask, 1).tensors(torch.float64)
-        for leaf in (q, k, v):
-            leaf.requires_grad_()
-        call = make_call(q, k, v, mask, lengths, None, None, return_lse=True)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(merge.CHUNKS, "cpu", chunks)
-            out, lse = flash.attend_varlen(call, flash.Door("dense", dense_varlen))
-        exact, exact_lse = attend_reference(q, k, v, mask=mask, lengths=lengths)
-        assert torch.allclose(out, exact)
-        assert torch.allclose(lse, exact_lse)
-        found, right = (torch.autograd.grad(one, (q, k, v), upstream) for one in (out, exact))
-        assert all(torch.allclose(one, other) for one, other in zip(found, right, strict=True))
 
 
 def test_flash_gives_nothing_to_queries_of_an_event_without_keys() -> None:

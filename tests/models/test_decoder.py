@@ -1,5 +1,6 @@
 """The decoder: against a loop over queries, block-local against dense, events alone against batches, empty masks."""
 
+import copy
 import itertools
 
 import pytest
@@ -40,9 +41,16 @@ class Given:
         self.place = torch.cat(places) if places else torch.zeros(0, dtype=torch.int64)
 
     def run(self, made: Decoder, **more) -> Decoded:
-        lengths = (Layout.of(n, "cpu", total=sum(n)) for n in (self.queries, self.hits))
+        lengths = (Layout.of(n, self.x.device, total=sum(n)) for n in (self.queries, self.hits))
         query_layout, hit_layout = lengths
         return made(self.q, query_layout, self.x, hit_layout, self.place, own=self.place, **more)
+
+    def moved(self, device: str, dtype: torch.dtype) -> "Given":
+        """The same there, as leaves of their own."""
+        other = copy.copy(self)
+        other.q, other.x = (t.detach().to(device, dtype).requires_grad_() for t in (self.q, self.x))
+        other.place = self.place.to(device)
+        return other
 
     def masks(self, decoded: Decoded, layer: int = -1) -> list[Tensor]:
         """(Q_b, N_b) of each event."""

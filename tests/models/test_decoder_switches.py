@@ -252,6 +252,41 @@ def test_flex_gives_the_same_numbers() -> None:
         assert torch.allclose(said(given, given.run(made, coordinates=where([40]))), expected, atol=1e-4)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("block", [4, None])
+@pytest.mark.parametrize("kind", ["sdpa", "flex", "auto", "auto in half precision"])
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_on_a_gpu_as_on_the_cpu(switch: str, kind: str, block: int | None) -> None:
+    """Values and gradients, against float64; in half precision without masks from logits, which have thresholds."""
+    torch.set_float32_matmul_precision("highest")
+    half = "half" in kind
+    window = None if block is None else 40
+    made = decoder(block=block, window=window, masked=not half, **BESIDE, **SWITCHES[switch])
+    given, coordinates = Given([60, 0, 25, 1], [300, 5, 90, 1]), where([300, 5, 90, 1])
+    results = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
+        made.to(device, dtype).set_backend("sdpa" if device == "cpu" else kind.split(maxsplit=1)[0])
+        here = given.moved(device, dtype)
+        with torch.autocast("cuda", torch.bfloat16, enabled=half and device == "cuda"):
+            found = here.run(made, coordinates=coordinates.to(device))
+        out = said(here, found).to(dtype)
+        loss = out.square().mean() if found.losses is None else out.square().mean() + sum(found.losses)
+        grads = torch.autograd.grad(loss, [here.q, here.x, *made.parameters()], allow_unused=True)
+        results.append([x.detach().double().cpu() for x in (out, *grads) if x is not None])
+    expected, found_there = results
+    assert all(one.isfinite().all() for one in found_there)
+    if half and SWITCHES[switch].get("experts"):  # a rounded token may choose other experts
+        return
+    least = 0.01 * max(float(one.norm()) for one in expected[1:])
+    far = [
+        float((one - other).norm()) / max(float(other.norm()), least)
+        for one, other in zip(found_there, expected, strict=True)
+    ]
+    assert far[0] < (0.03 if half else 1e-4)
+    assert max(far[1:]) < (0.1 if half else 1e-3)
+
+
 # -- rotary ------------------------------------------------------------------------------------------------------------
 def test_turning_the_detector_changes_nothing_that_rotary_sees() -> None:
     made, given = decoder(block=3, window=8, masked=False, rotary=True, **BESIDE), Given([6, 4], [15, 9])

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hepattn.attention.backends.operations import packed_operation
+from hepattn.attention.backends.rings import ring_operation
 
-__all__ = ["BEYOND", "windowed"]
+__all__ = ["BEYOND", "ring", "windowed"]
 
 BEYOND = 8
 """Channels that are added for a gradient of the log-sum-exp: head dimensions are multiples of it."""
@@ -63,3 +64,4 @@ def _with_lse(grad: Tensor, out: Tensor, grad_lse: Tensor) -> tuple[Tensor, Tens
 
 
 windowed = packed_operation("flash_windowed", _forward, _backward)
+ring = ring_operation("flash_ring", _forward, _backward)

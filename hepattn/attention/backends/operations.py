@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["given_gradients", "like_inputs", "like_output", "packed_operation"]
+__all__ = ["Grads", "Pair", "differentiable", "like_output", "packed_operation"]
 
 Pair = tuple[Tensor, Tensor]
 Grads = tuple[Tensor, Tensor, Tensor]
@@ -22,20 +22,37 @@ def packed_operation(name: str, forward: Callable[..., Pair], backward: Callable
             last query and key of an event.
         backward: from `(grad, grad_lse or None, q, k, v, out, lse, q_offsets, ..., scale)` to those of q, k and v.
     """
+    return differentiable(name, forward, backward, tensors=2)
+
+
+def differentiable(
+    name: str, forward: Callable[..., Pair], backward: Callable[..., Grads], *, tensors: int
+) -> Callable[..., Pair]:
+    """`hepattn::name` of `(q, k, v, tensors ..., numbers ...)`, with gradients of q, k and v; see `packed_operation`.
+
+    Args:
+        name: of the operation.
+        forward: from these arguments to `(out, lse)`.
+        backward: from `(grad, grad_lse or None, q, k, v, out, lse, tensors ..., numbers ...)` to three gradients.
+        tensors: how many arguments after q, k and v are tensors.
+    """
     operation = torch.library.custom_op(f"hepattn::{name}", forward, mutates_args=())
     gradients = torch.library.custom_op(f"hepattn::{name}_backward", backward, mutates_args=())
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Pair) -> None:
-        q, k, v, q_offsets, k_offsets, *ctx.numbers = inputs
+        (q, k, v, *given), ctx.numbers = inputs[: 3 + tensors], inputs[3 + tensors :]
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(q, k, v, *output, q_offsets, k_offsets)
+        ctx.save_for_backward(q, k, v, *output, *given)
 
     def back(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
-        grad, grad_lse, saved = given_gradients(ctx, grad, grad_lse)
-        return (*gradients(grad, grad_lse, *saved, *ctx.numbers), *[None] * 7)
+        q, k, v, out, lse, *given = ctx.saved_tensors
+        grad = torch.zeros_like(out) if grad is None else grad.contiguous()
+        grad_lse = None if grad_lse is None else grad_lse.contiguous()
+        found = gradients(grad, grad_lse, q, k, v, out, lse, *given, *ctx.numbers)
+        return (*found, *[None] * (len(given) + len(ctx.numbers)))
 
     operation.register_fake(like_output)
-    gradients.register_fake(like_inputs)
+    gradients.register_fake(_like_inputs)
     operation.register_autograd(back, setup_context=save)
     return operation
 
@@ -45,15 +62,5 @@ def like_output(q: Tensor, *_: Any) -> Pair:
     return torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
 
 
-def like_inputs(grad: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Grads:  # noqa: ARG001
-    """What a graph knows of the gradients of q, k and v."""
+def _like_inputs(grad: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Grads:  # noqa: ARG001
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-
-
-def given_gradients(
-    ctx: Any, grad: Tensor | None, grad_lse: Tensor | None
-) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-    """Both gradients as kernels take them, and what was saved: first q, k, v, out and lse."""
-    saved = list(ctx.saved_tensors)
-    grad = torch.zeros_like(saved[3]) if grad is None else grad.contiguous()
-    return grad, None if grad_lse is None else grad_lse.contiguous(), saved
