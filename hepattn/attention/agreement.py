@@ -246,9 +246,13 @@ class Expected:
 
     @property
     def _slope_terms(self) -> float:
-        """Kernels round each term of this sum to the dtype of the call, not to that of sums."""
+        """Kernels round each term of this sum to the dtype of the call, and may add them up one by one, in any order.
+
+        Of n additions, each rounded, the errors add up to about sqrt(n) roundings of the sum.
+        """
         sums = torch.promote_types(self.dtype, torch.float32)
-        return self.terms.slopes * torch.finfo(self.dtype).eps / torch.finfo(sums).eps
+        of_terms = torch.finfo(self.dtype).eps / torch.finfo(sums).eps
+        return self.terms.slopes * (of_terms + math.sqrt(self.call.event_pairs))
 
     def _arguments(
         self, leaves: tuple[Tensor, ...], dtype: torch.dtype | None = None, *, grad: bool

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hepattn.attention.backends import fa4
+
 
 def scores_of(q: Tensor, k: Tensor, pairs: Tensor, scale: float) -> Tensor:
     """`(H, Tq, Tk)`, -inf where a pair is not seen."""
@@ -79,7 +81,7 @@ class Dense4:
         self, q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool, softmax_scale: float, **options: Any
     ) -> Any:
         assert return_lse
-        self.called.append("one" if q.ndim == 4 else "packed")
+        self.called.append("ring" if "mask_mod" in options else "one" if q.ndim == 4 else "packed")
         if q.ndim == 4:
             out, lse = forward(q[0], k[0], v[0], pairs_of(q.shape[1], k.shape[1], **options), softmax_scale)
             return out[None], lse[None], None, None, None
@@ -90,16 +92,25 @@ class Dense4:
         softmax_scale: float, **options: Any,
     ) -> Any:  # fmt: skip
         self.called.append("back")
+        if q.ndim == 4:
+            pairs = pairs_of(q.shape[1], k.shape[1], **options)
+            q, k, v, out, grad, lse = (x[0] for x in (q, k, v, out, grad, lse))
+            dlse = None if dlse is None else dlse[0]
+            return [x[None] for x in backward(q, k, v, out, grad, lse, dlse, pairs, softmax_scale)]
         return backward(q, k, v, out, grad, lse, dlse, pairs_of(len(q), len(k), **options), softmax_scale)
 
 
 def pairs_of(
-    queries: int, keys: int, *, window_size_left: int | None = None, window_size_right: int | None = None,
+    queries: int, keys: int, *, mask_mod: Any = None, block_sparse_tensors: Any = None,
+    window_size_left: int | None = None, window_size_right: int | None = None,
     cu_seqlens_q: Tensor | None = None, cu_seqlens_k: Tensor | None = None,
     max_seqlen_q: int | None = None, max_seqlen_k: int | None = None,
 ) -> Tensor:  # fmt: skip
     """(queries, keys) bool, True = seen; windows are aligned at the last query and key of an event."""
     i, j = torch.arange(queries)[:, None], torch.arange(keys)[None, :]
+    if mask_mod is not None:
+        pairs: Tensor = mask_mod(i, j)
+        return pairs & block_sparse_tensors(pairs)
     starts = [torch.tensor([0, n]) if x is None else x for x, n in ((cu_seqlens_q, queries), (cu_seqlens_k, keys))]
     for start, most in zip(starts, (max_seqlen_q, max_seqlen_k), strict=True):
         assert most is None or start.diff().max() <= most
@@ -111,3 +122,28 @@ def pairs_of(
         inside = (i >= first_i) & (i < end_i) & (j >= first_j) & (j < end_j)
         pairs |= inside & (step >= -left) & (step <= right)
     return pairs
+
+
+def spread(numbers: Tensor, indices: Tensor) -> Tensor:
+    """(rows, columns) bool of tiles named row by row."""
+    rows, columns = indices.shape[-2:]
+    found = torch.zeros(rows, columns, dtype=torch.bool)
+    for row in range(rows):
+        found[row, indices[0, 0, row, : int(numbers[0, 0, row])].long()] = True
+    return found
+
+
+def tiles_of(*tiles: Tensor) -> Any:
+    """Pairs that a kernel visits: those of partly allowed tiles if the mask allows them, all of wholly allowed ones."""
+    some, every = spread(tiles[0], tiles[1]), spread(tiles[2], tiles[3])
+
+    def visited(pairs: Tensor) -> Tensor:
+        big = [x.repeat_interleave(fa4.TILE, 0).repeat_interleave(fa4.TILE, 1) for x in (some, every)]
+        if not all(x[: pairs.shape[0], : pairs.shape[1]].shape == pairs.shape for x in big):
+            raise AssertionError(f"{some.shape} tiles for {pairs.shape} pairs")
+        partly, wholly = (x[: pairs.shape[0], : pairs.shape[1]] for x in big)
+        if pairs.T.equal(pairs):  # a ring looks the same from its keys
+            assert pairs[wholly].all()
+        return partly | wholly
+
+    return visited

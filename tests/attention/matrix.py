@@ -4,6 +4,7 @@
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -33,6 +34,8 @@ SELF_MASKS: dict[str, Mask | None] = {
     "window, even": Window(64),
     "window, odd": Window(33),
     "window, wrapped": Window(65, wrap=True),
+    "window, itself": Window(1),
+    "window, neighbours": Window(2),
     "window | tokens": Window(16, wrap=True) | GlobalTokens([0, 5, 200]),
     "tokens": GlobalTokens([0, 5]),
     "window & window": Window(40) & Window(90, wrap=True),
@@ -140,6 +143,11 @@ def run(cell: Cell) -> Outcome:
     return Outcome(found.refusal, value, lse, gradient)
 
 
+def _kind(refusal: str) -> str:
+    """The sentence without sizes and dtypes."""
+    return re.sub(r"\(.*\)", "(...)", refusal.split(", got", maxsplit=1)[0])
+
+
 def _prepare() -> None:
     """What a process needs to run all cells: exact products, room for kernels of flex of each kind and length."""
     torch.set_float32_matmul_precision("highest")
@@ -171,7 +179,7 @@ def main(argv: Sequence[str]) -> int:
             found = [(cell, next(outcomes)) for cell in asked if (cell.kernel, cell.dtype) == (kernel, dtype)]
             done = [(cell, outcome) for cell, outcome in found if not outcome.refusal]
             wrong = [(cell, outcome) for cell, outcome in done if not outcome.worst <= 1]
-            refusals |= {outcome.refusal.split(", got")[0] for _, outcome in found if outcome.refusal}
+            refusals |= {_kind(outcome.refusal) for _, outcome in found if outcome.refusal}
             worst = [
                 max([getattr(outcome, part) for _, outcome in done], default=0.0)
                 for part in ("value", "lse", "gradient")

@@ -1,6 +1,7 @@
 """The yardstick itself: what is allowed, what a wrong kernel gives, and that nothing is run to hear a refusal."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -209,3 +210,24 @@ def test_of_an_output_that_somebody_else_computed() -> None:
     asked = expect(q, k, v, mask=Window(8))
     assert asked.deviation(attend(q, k, v, mask=Window(8))) == asked.ask("sdpa").value
     assert asked.deviation(attend(q, k, v, mask=Window(10))).ratio > 1
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float64, 1 + 1e-9), (torch.float32, 1.01)], ids=str)
+def test_a_wrong_gradient_of_slopes_is_found(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, factor: float
+) -> None:
+    """In bfloat16 half as much again would pass: there kernels round each of the terms, which nearly cancel."""
+    q, k, v, g = tensors(dtype)
+    bias = DistanceBias(torch.tensor([0.3, 0.1]).to(dtype), wrap=True)
+    asked = expect(q, k, v, lengths=LENGTHS, bias=bias, upstream=g)
+    assert asked.ask("sdpa").agrees
+    right = agreement.attend
+
+    def scaled(*args: Any, bias: DistanceBias, **options: Any) -> torch.Tensor:
+        slopes = factor * bias.slopes - (factor - 1) * bias.slopes.detach()
+        return right(*args, bias=replace(bias, slopes=slopes), **options)
+
+    monkeypatch.setattr(agreement, "attend", scaled)
+    found = asked.ask("sdpa")
+    assert found.gradient is not None
+    assert found.gradient.ratio > 3, found

@@ -5,7 +5,7 @@ Graphs are counted and run by `aot_eager`, which traces forward and backward as 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import torch
@@ -19,8 +19,10 @@ from hepattn.attention import DistanceBias, attend
 from hepattn.attention.backends import flex, sdpa
 from hepattn.attention.reference import attend_reference
 from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
+from hepattn.masks.blocks import block_mask
 from hepattn.sequence import Layout
 
+T = TypeVar("T")
 LENGTHS = [60 + 13 * step for step in range(50)]
 
 
@@ -31,7 +33,7 @@ def _fresh() -> Any:
     torch._dynamo.reset()
 
 
-def counted(work: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Any]:
+def counted(work: Callable[..., T]) -> tuple[Callable[..., T], Any]:
     counter = CompileCounterWithBackend("aot_eager")
     return torch.compile(work, fullgraph=True, dynamic=True, backend=counter), counter
 
@@ -126,6 +128,27 @@ def test_on_a_gpu_cross_attention_compiles_for_all_lengths(
             )
             assert all(torch.allclose(one.cpu(), other, atol=1e-2) for one, other in zip(mine, right, strict=True))
     assert counters["stats"]["unique_graphs"] - before <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("mask", [None, Strided(64, wrap=True), Strided(16).transpose], ids=str)
+def test_blocks_of_cross_attention_need_at_most_two_graphs(mask: Mask | None, training: bool) -> None:
+    """What flex is given in a graph; on a CPU it does not compile there itself."""
+
+    def blocks(x: Tensor, context: Tensor, queries: Layout, keys: Layout) -> list[Tensor]:
+        found = block_mask(mask, queries.entered(len(x)), keys.entered(len(context)))
+        both = found.kv_num_blocks, found.kv_indices, found.full_kv_num_blocks, found.full_kv_indices
+        back = found.q_num_blocks, found.q_indices, found.full_q_num_blocks, found.full_q_indices
+        return [one for one in (*both, *back) if one is not None]
+
+    compiled, counter = counted(blocks)
+    for length in LENGTHS[::10]:
+        x, context = (torch.randn(n, 4, requires_grad=training) for n in (length // 3 + 47, length + 110))
+        given = Layout.of([length // 3, 7, 40], "cpu"), Layout.of([length, 20, 90], "cpu")
+        for mine, right in zip(compiled(x, context, *given), blocks(x, context, *given), strict=True):
+            assert torch.equal(mine, right)
+    assert counter.frame_count <= 2
 
 
 # -- any mask, several events -----------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """What flash-attn-4 and torch's flash kernel are given, and what becomes of their gradients; both by dense kernels."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -11,9 +13,10 @@ from hepattn.attention.backends.rings import find_rings
 from hepattn.attention.functional import make_call
 from hepattn.attention.reference import attend_reference
 from hepattn.masks import GlobalTokens, Mask, Window
+from hepattn.masks.blocks import block_relation
 from hepattn.sequence import Layout
 from tests.attention.cases import WINDOWS, Case
-from tests.attention.dense_kernels import Dense4, DenseAten
+from tests.attention.dense_kernels import Dense4, DenseAten, tiles_of
 
 MASKS: list[Mask | None] = [
     None,
@@ -27,10 +30,16 @@ MASKS: list[Mask | None] = [
 LENGTHS = [[300], [1], [130, 0, 1, 5, 260]]
 
 
+def one_ring(query: Tensor, key: Tensor, *, half: int) -> Tensor:
+    return fa4.near_on_ring(query - key, len(query), half)
+
+
 @pytest.fixture
 def dense4(monkeypatch: pytest.MonkeyPatch) -> Dense4:
     kernels = Dense4()
     monkeypatch.setattr(fa4, "_kernels", lambda: kernels)
+    monkeypatch.setattr(fa4, "_mask_mod", lambda half: partial(one_ring, half=half))
+    monkeypatch.setattr(fa4, "_sparse", tiles_of)
     return kernels
 
 
@@ -72,6 +81,9 @@ def test_values_lse_and_gradients_of_both(
             for pair in (found, exact)
         )
         assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(mine, right, strict=True))
+    ring = isinstance(mask, Window) and mask.wrap and mask.half
+    single = door is FA4 and len(lengths) == 1
+    assert dense4.called.count("ring") == bool(ring or mask == MASKS[5]) * single
     assert bool(dense4.called) == (door is FA4) != bool(dense_aten.called)
 
 
@@ -179,6 +191,7 @@ def test_the_gradient_of_the_log_sum_exp_keeps_twice_the_digits(dtype: torch.dty
 GRAPHS = [
     (FA4, Window(8), True),
     (FA4, Window(8, wrap=True), True),
+    (FA4, Window(8, wrap=True), False),
     (ATEN, Window(8), True),
     (ATEN, Window(8, wrap=True), True),
     (ATEN, Window(8, wrap=True), False),
@@ -201,6 +214,32 @@ def test_a_graph_holds_it_for_all_lengths(
         mine, right = (torch.autograd.grad(x.square().sum(), (q, k, v)) for x in (out, exact))
         assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(mine, right, strict=True))
     assert any(called.startswith("back") for called in dense4.called + dense_aten.called)
+
+
+def test_tiles_are_those_of_the_block_mask() -> None:
+    """One that is left out of them would be found by the tests above."""
+    layout = Layout.of([400], "cpu")
+    some, every = block_relation(Window(20, wrap=True), layout, layout, fa4.TILE)
+    pairs = Window(20, wrap=True).dense(400)
+    with pytest.raises(AssertionError, match="tiles for"):
+        tiles_of(*[torch.zeros(1, 1, 2, dtype=torch.int32), torch.zeros(1, 1, 2, 2, dtype=torch.int32)] * 2)(pairs)
+    assert some.shape == (4, 4)
+    assert not every[0, 3]
+    assert some[0, 3]  # around the seam
+
+
+def test_flash_attn_4_is_left_to_head_dimensions_at_which_it_was_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash, "_has", lambda module: "varlen" in module or module == "flash_attn.cute")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    flash._find.cache_clear()
+    try:
+        for channels, name in ((16, "torch varlen"), (32, "flash-attn-4"), (64, "flash-attn-4"), (72, "torch varlen")):
+            q = torch.randn(8, 1, channels, dtype=torch.bfloat16)
+            found = flash.door_of(make_call(q, q, q, Window(4), None, None, None))
+            assert found is not None
+            assert found.name == name
+    finally:
+        flash._find.cache_clear()
 
 
 def test_what_other_packages_do_not_do_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,8 @@ def test_windows_by_blocks_take_a_bias(case: Case, wrap: bool) -> None:
 @given(GPU_CASES)
 @settings(max_examples=40)
 @example(Case([5, 0, 3], 2, 32, Window(50, wrap=True), 0))  # rings shorter than the window
+@example(Case([1], 2, 32, Window(1), 0))
+@example(Case([1, 30], 3, 32, Window(2), 0))
 @example(Case([129], 2, 32, Window(129, wrap=True), 0))  # n = 2h + 1
 @example(Case([128, 1], 2, 32, Window(129, wrap=True), 0))  # n = 2h
 @example(Case([2000, 1500], 2, 32, Window(256), 0))

@@ -15,6 +15,7 @@ from hepattn.attention.backends import aten, fa4
 from hepattn.attention.backends.base import Call, constant
 from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
 from hepattn.attention.backends.operations import Pair
+from hepattn.masks.blocks import block_mask
 from hepattn.masks.window import Window
 from hepattn.sequence import Layout
 
@@ -48,12 +49,14 @@ class Door:
         run: from `Varlen` to `(out (T, H, D), lse (T, H))`.
         ring: the same for a call in a wrapped window, where there is an operation for it.
         lse_gradient: up to which head dimension gradients flow through the log-sum-exp of both; 0: they never do.
+        head_dims: the head dimensions that it is used for; None: multiples of 8 up to 256.
     """
 
     name: str
     run: Callable[[Varlen], Pair]
     ring: Callable[[Call, Window], Pair] | None = None
     lse_gradient: int = 0
+    head_dims: tuple[int, ...] | None = None
 
     @property
     def does_all(self) -> bool:
@@ -85,6 +88,17 @@ def _ring(operation: Callable[..., Pair]) -> Callable[[Call, Window], Pair]:
     return run
 
 
+def _fa4_ring(call: Call, window: Window) -> Pair:
+    layout = call.queries
+    if layout.batch != 1:
+        return _ring(fa4.rings)(call, window)
+    tiles = block_mask(window, layout, layout, fa4.TILE)
+    forward = tiles.kv_num_blocks, tiles.kv_indices, tiles.full_kv_num_blocks, tiles.full_kv_indices
+    back = tiles.q_num_blocks, tiles.q_indices, tiles.full_q_num_blocks, tiles.full_q_indices
+    out, lse = fa4.one_ring(call.q, call.k, call.v, *forward, *back, window.half, call.scale)
+    return out, lse.transpose(0, 1)
+
+
 def _fa2(x: Varlen) -> Pair:
     from flash_attn.flash_attn_interface import flash_attn_varlen_func
 
@@ -106,7 +120,7 @@ def _fa3(x: Varlen) -> Pair:
 
 
 DOORS = {  # fastest first: the module to look for
-    "flash_attn.cute": Door("flash-attn-4", _packed(fa4.windowed), _ring(fa4.ring), MAX_HEAD_DIM),
+    "flash_attn.cute": Door("flash-attn-4", _packed(fa4.windowed), _fa4_ring, MAX_HEAD_DIM, fa4.HEAD_DIMS),
     "flash_attn_interface": Door("flash-attn-3", _fa3),
     "flash_attn.flash_attn_interface": Door("flash-attn-2", _fa2),
     "torch.nn.attention.varlen": Door(
@@ -116,25 +130,30 @@ DOORS = {  # fastest first: the module to look for
 
 
 @cache
-def _find(does_all: bool) -> str | None:
+def _find(does_all: bool, head_dim: int | None) -> str | None:
     # flash-attn-4 has no kernel for GPUs before Hopper
     too_old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0)
-    suited = (module for module, kernel in DOORS.items() if kernel.does_all or not does_all)
-    return next((module for module in suited if _has(module) and not (too_old and module == "flash_attn.cute")), None)
+    for module, kernel in DOORS.items():
+        fits = head_dim is None or kernel.head_dims is None or head_dim in kernel.head_dims
+        suited = fits and (kernel.does_all or not does_all) and not (too_old and module == "flash_attn.cute")
+        if suited and _has(module):
+            return module
+    return None
 
 
 @constant
-def _installed(does_all: bool) -> str | None:
-    return _find(does_all)
+def _installed(does_all: bool, head_dim: int | None) -> str | None:
+    return _find(does_all, head_dim)
 
 
-def door(*, does_all: bool = False) -> Door | None:
+def door(*, does_all: bool = False, head_dim: int | None = None) -> Door | None:
     """The fastest flash kernel that is installed (nothing is imported to find out).
 
     Args:
         does_all: of those with wrapped windows, and with gradients through the log-sum-exp.
+        head_dim: of those that take heads of as many channels; None: of any.
     """
-    module = _installed(does_all)
+    module = _installed(does_all, head_dim)
     return None if module is None else DOORS[module]
 
 
@@ -142,7 +161,8 @@ def door_of(call: Call) -> Door | None:
     """The fastest of those that do this call."""
     parts = window_and_tokens(call.mask)
     window = call.mask if parts is None else parts[0]
-    return door(does_all=_asks_lse_gradient(call) or (isinstance(window, Window) and window.wrap))
+    wraps = isinstance(window, Window) and window.wrap
+    return door(does_all=_asks_lse_gradient(call) or wraps, head_dim=int(call.q.shape[-1]))
 
 
 def _asks_lse_gradient(call: Call) -> bool:

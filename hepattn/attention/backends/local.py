@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hepattn.attention.backends.base import Call
+from hepattn.attention.backends.base import Call, zero_of
 from hepattn.masks.window import Window
 from hepattn.sequence import Layout, run_of
 
@@ -148,6 +148,8 @@ def local_attention(call: Call, *, block: int | None = None) -> tuple[Tensor, Te
     window, layout = call.mask, call.queries
     if not isinstance(window, Window):
         raise TypeError(f"local attention takes a Window, got {window!r}")
+    if window.half == 0 and call.bias is None:
+        return _itself(call)
     size = block_size(window.half) if block is None else block
     plan = layout.cached(("blocks", window, size), lambda: _plan(layout, window, size))
     width = plan.block + 2 * plan.margin
@@ -175,6 +177,15 @@ def local_attention(call: Call, *, block: int | None = None) -> tuple[Tensor, Te
         return places[: layout.total] if layout.batch == 1 else places.index_select(0, plan.back)  # of one event alike
 
     return unfold(out), None if lse is None else unfold(lse)
+
+
+def _itself(call: Call) -> tuple[Tensor, Tensor | None]:
+    """A window of one token. (From blocks of it v got a wrong gradient in bfloat16, from torch 2.11 on an H100.)"""
+    out = call.v + zero_of(call.q, call.k)
+    if not call.return_lse:
+        return out, None
+    wide = torch.promote_types(call.q.dtype, torch.float32)
+    return out, ((call.q.to(wide) * call.k.to(wide)).sum(-1) * call.scale).float()
 
 
 def _added(call: Call, queries: Tensor, keys: Tensor) -> Tensor | None:

@@ -88,7 +88,7 @@ def _order(call: Call) -> tuple[str, ...]:
         if torch.compiler.is_compiling() and (call.queries.batch > 1 or call.bias is not None):
             return ("flash", "flex", "sdpa")
         return ("flash", "sdpa", "flex") if call.queries.batch > 1 or call.q.dtype in flash.DTYPES else ("sdpa", "flex")
-    kernel = flash.door()
+    kernel = flash.door_of(call)
     slopes_learn = call.bias is not None and call.bias.slopes.requires_grad and torch.is_grad_enabled()
     if isinstance(call.mask, Window) and (slopes_learn or call.q.dtype not in flash.DTYPES):
         return ("sdpa", "flex")
