@@ -17,7 +17,7 @@ from hepattn.attention.backends.rings import ring_operation
 __all__ = ["HEAD_DIMS", "TILE", "one_ring", "rings", "windowed"]
 
 HEAD_DIMS = (32, 64, 128)
-"""Those at which it was compared with others: of 16 channels its gradients were wrong (4.0.0b36 on an H100)."""
+"""Those at which it was compared with others: with 16 channels its gradients were wrong (4.0.0b36 on an H100)."""
 TILE = 128
 """Tokens of a tile of the block mask."""
 
