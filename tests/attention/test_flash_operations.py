@@ -199,7 +199,7 @@ GRAPHS = [
 ]
 
 
-@pytest.mark.parametrize(("door", "mask", "several"), GRAPHS, ids=str)
+@pytest.mark.parametrize(("door", "mask", "several"), GRAPHS, ids=lambda x: getattr(x, "name", str(x)))
 def test_a_graph_holds_it_for_all_lengths(
     dense4: Dense4, dense_aten: DenseAten, door: flash.Door, mask: Mask, several: bool
 ) -> None:
@@ -238,6 +238,25 @@ def test_flash_attn_4_is_left_to_head_dimensions_at_which_it_was_right(monkeypat
             found = flash.door_of(make_call(q, q, q, Window(4), None, None, None))
             assert found is not None
             assert found.name == name
+    finally:
+        flash._find.cache_clear()
+
+
+def test_a_graph_can_choose_a_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it does not know the number of channels beforehand."""
+    monkeypatch.setattr(flash, "_has", lambda module: "varlen" in module)
+    flash._find.cache_clear()
+
+    def work(q: Tensor) -> Tensor:
+        call = make_call(q, q, q, Window(4, wrap=True) | GlobalTokens([0]), None, None, None)
+        found = flash.door_of(call)
+        return 2 * q if found is ATEN and flash.unsupported(call) is None else q
+
+    graph = torch.compile(work, fullgraph=True, dynamic=True, backend="aot_eager")
+    try:
+        for tokens, channels, grad in ((10, 64, False), (20, 64, True), (33, 40, False)):
+            q = torch.randn(tokens, 2, channels, dtype=torch.bfloat16, requires_grad=grad)
+            assert torch.equal(graph(q), 2 * q)
     finally:
         flash._find.cache_clear()
 

@@ -49,14 +49,14 @@ class Door:
         run: from `Varlen` to `(out (T, H, D), lse (T, H))`.
         ring: the same for a call in a wrapped window, where there is an operation for it.
         lse_gradient: up to which head dimension gradients flow through the log-sum-exp of both; 0: they never do.
-        head_dims: the head dimensions that it is used for; None: multiples of 8 up to 256.
+        any_head: whether it is used for all head dimensions, multiples of 8 up to 256, or for `HEAD_DIMS` of fa4 alone.
     """
 
     name: str
     run: Callable[[Varlen], Pair]
     ring: Callable[[Call, Window], Pair] | None = None
     lse_gradient: int = 0
-    head_dims: tuple[int, ...] | None = None
+    any_head: bool = True
 
     @property
     def does_all(self) -> bool:
@@ -120,7 +120,7 @@ def _fa3(x: Varlen) -> Pair:
 
 
 DOORS = {  # fastest first: the module to look for
-    "flash_attn.cute": Door("flash-attn-4", _packed(fa4.windowed), _fa4_ring, MAX_HEAD_DIM, fa4.HEAD_DIMS),
+    "flash_attn.cute": Door("flash-attn-4", _packed(fa4.windowed), _fa4_ring, MAX_HEAD_DIM, any_head=False),
     "flash_attn_interface": Door("flash-attn-3", _fa3),
     "flash_attn.flash_attn_interface": Door("flash-attn-2", _fa2),
     "torch.nn.attention.varlen": Door(
@@ -130,30 +130,29 @@ DOORS = {  # fastest first: the module to look for
 
 
 @cache
-def _find(does_all: bool, head_dim: int | None) -> str | None:
+def _find(does_all: bool, common_head: bool) -> str | None:
     # flash-attn-4 has no kernel for GPUs before Hopper
     too_old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0)
     for module, kernel in DOORS.items():
-        fits = head_dim is None or kernel.head_dims is None or head_dim in kernel.head_dims
-        suited = fits and (kernel.does_all or not does_all) and not (too_old and module == "flash_attn.cute")
-        if suited and _has(module):
+        fits = (kernel.any_head or common_head) and (kernel.does_all or not does_all)
+        if fits and _has(module) and not (too_old and module == "flash_attn.cute"):
             return module
     return None
 
 
 @constant
-def _installed(does_all: bool, head_dim: int | None) -> str | None:
-    return _find(does_all, head_dim)
+def _installed(does_all: bool, common_head: bool) -> str | None:
+    return _find(does_all, common_head)
 
 
-def door(*, does_all: bool = False, head_dim: int | None = None) -> Door | None:
+def door(*, does_all: bool = False, common_head: bool = True) -> Door | None:
     """The fastest flash kernel that is installed (nothing is imported to find out).
 
     Args:
         does_all: of those with wrapped windows, and with gradients through the log-sum-exp.
-        head_dim: of those that take heads of as many channels; None: of any.
+        common_head: False: of those for heads of any multiple of 8 channels.
     """
-    module = _installed(does_all, head_dim)
+    module = _installed(does_all, common_head)
     return None if module is None else DOORS[module]
 
 
@@ -162,7 +161,14 @@ def door_of(call: Call) -> Door | None:
     parts = window_and_tokens(call.mask)
     window = call.mask if parts is None else parts[0]
     wraps = isinstance(window, Window) and window.wrap
-    return door(does_all=_asks_lse_gradient(call) or wraps, head_dim=int(call.q.shape[-1]))
+    return door(does_all=_asks_lse_gradient(call) or wraps, common_head=_is_common(call.q.shape[-1]))
+
+
+def _is_common(channels: int) -> bool:
+    for one in fa4.HEAD_DIMS:  # noqa: SIM110  (a graph may not know the number, and learns it from each `if`)
+        if channels == one:
+            return True
+    return False
 
 
 def _asks_lse_gradient(call: Call) -> bool:
