@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from hepattn.attention.backends import flex
 from hepattn.attention.module import Attention, record_attention
@@ -18,10 +19,10 @@ from hepattn.layers import Experts, mean_losses
 from hepattn.masks import Strided
 from hepattn.models.decoder import Decoded, Decoder
 from hepattn.models.decoder_config import DecoderConfig
-from hepattn.models.decoder_layer import CrossStep, DecoderLayer, DenseStep
+from hepattn.models.decoder_layer import CrossStep, DecoderLayer, DenseStep, Tokens
 from hepattn.models.maskformer import MaskFormer, MaskFormerConfig
 from hepattn.models.track_targets import TrackTruth, track_loss
-from hepattn.sequence import Packed
+from hepattn.sequence import Layout, Packed
 from tests.models.test_decoder import DIM, Given, decoder
 from tests.models.test_maskformer import DECODER, SMALL, tracker
 
@@ -250,6 +251,45 @@ def test_flex_gives_the_same_numbers() -> None:
         expected = said(given, given.run(made, coordinates=where([40])))
         made.set_backend("flex")
         assert torch.allclose(said(given, given.run(made, coordinates=where([40]))), expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_steps_compile_as_one_graph() -> None:
+    """All of a layer but the cross-attention in blocks, whose number depends on the events; values and gradients."""
+    torch._dynamo.reset()
+    made = decoder(**BESIDE, **SWITCHES["all"])
+    layer = made.layers[1]
+    assert isinstance(layer, DecoderLayer)
+    heads = (made.config.num_heads, DIM // made.config.num_heads)
+
+    def steps(q: Tensor, x: Tensor, cls: Tensor, place: Tensor, at: Tensor, layouts: list[Layout]) -> list[Tensor]:
+        inside = [layout.entered(len(t)) for layout, t in zip(layouts, (q, x, cls), strict=True)]
+        turned = made._rotation(at)
+        queries = Tokens(q, inside[0], None, None if turned is None else turned.of_rows(place))
+        hits = Tokens(x, inside[1], None, turned)
+        queries, loss = layer.dense(queries)
+        first = q.unflatten(-1, heads) if made.config.value_residual else None
+        queries, _ = layer.among(queries, first)
+        assert layer.update is not None
+        assert layer.cls is not None
+        hits = layer.update(hits, queries, Strided(6, wrap=True).transpose)
+        read = layer.cls(Tokens(cls, inside[2]), hits, queries)
+        return [queries.values, hits.values, read.values, *([] if loss is None else loss)]
+
+    compiled = torch.compile(steps, fullgraph=True, dynamic=True, backend="aot_eager")
+    before = counters["stats"]["unique_graphs"]
+    for rows, columns in (([9, 3, 6], [30, 12, 25]), ([5, 14, 20], [40, 33, 61])):
+        given, layouts = Given(rows, columns), [Layout.of(n, "cpu") for n in (rows, columns, [2] * 3)]
+        cls = torch.randn(6, DIM, dtype=torch.float64, requires_grad=True)
+        results = []
+        for run in (steps, compiled):
+            outs = run(given.q, given.x, cls, given.place, where(columns), layouts)
+            loss = torch.stack([one.square().sum() for one in outs]).sum()
+            grads = torch.autograd.grad(loss, [given.q, given.x, cls, *layer.parameters()], allow_unused=True)
+            results.append([*outs, *(g for g in grads if g is not None)])
+        for one, other in zip(*results, strict=True):
+            assert torch.allclose(one, other, atol=1e-6)
+    assert counters["stats"]["unique_graphs"] - before <= 2
 
 
 @pytest.mark.cuda
