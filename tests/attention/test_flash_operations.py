@@ -1,5 +1,6 @@
 """What flash-attn-4 and torch's flash kernel are given, and what becomes of their gradients; both by dense kernels."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -224,24 +225,33 @@ def test_tiles_are_those_of_the_block_mask() -> None:
     assert some[0, 3]  # around the seam
 
 
-def test_flash_attn_4_is_left_to_head_dimensions_at_which_it_was_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flash, "_has", lambda module: "varlen" in module or module == "flash_attn.cute")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    flash._find.cache_clear()
-    try:
-        for channels, name in ((16, "torch varlen"), (32, "flash-attn-4"), (64, "flash-attn-4"), (72, "torch varlen")):
-            q = torch.randn(8, 1, channels, dtype=torch.bfloat16)
-            found = flash.door_of(make_call(q, q, q, Window(4), None, None, None))
-            assert found is not None
-            assert found.name == name
-    finally:
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[set[str]], None]]:
+    """Tells which flash kernels there are, by their names."""
+
+    def tell(names: set[str]) -> None:
+        monkeypatch.setattr(flash, "_has", lambda module: flash.DOORS[module].name in names)
         flash._find.cache_clear()
 
-
-def test_a_graph_can_choose_a_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it does not know the number of channels beforehand."""
-    monkeypatch.setattr(flash, "_has", lambda module: "varlen" in module)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    yield tell
     flash._find.cache_clear()
+
+
+def test_flash_attn_4_is_left_to_head_dimensions_at_which_it_was_right(
+    installed: Callable[[set[str]], None],
+) -> None:
+    installed({"flash-attn-4", "torch varlen"})
+    for channels, name in ((16, "torch varlen"), (32, "flash-attn-4"), (64, "flash-attn-4"), (72, "torch varlen")):
+        q = torch.randn(8, 1, channels, dtype=torch.bfloat16)
+        found = flash.door_of(make_call(q, q, q, Window(4), None, None, None))
+        assert found is not None
+        assert found.name == name
+
+
+def test_a_graph_can_choose_a_door(installed: Callable[[set[str]], None]) -> None:
+    """Also where it does not know the number of channels beforehand."""
+    installed({"torch varlen"})
 
     def work(q: Tensor) -> Tensor:
         call = make_call(q, q, q, Window(4, wrap=True) | GlobalTokens([0]), None, None, None)
@@ -249,35 +259,28 @@ def test_a_graph_can_choose_a_door(monkeypatch: pytest.MonkeyPatch) -> None:
         return 2 * q if found is ATEN and flash.unsupported(call) is None else q
 
     graph = torch.compile(work, fullgraph=True, dynamic=True, backend="aot_eager")
-    try:
-        for tokens, channels, grad in ((10, 64, False), (20, 64, True), (33, 40, False)):
-            q = torch.randn(tokens, 2, channels, dtype=torch.bfloat16, requires_grad=grad)
-            assert torch.equal(graph(q), 2 * q)
-    finally:
-        flash._find.cache_clear()
+    for tokens, channels, grad in ((10, 64, False), (20, 64, True), (33, 40, False)):
+        q = torch.randn(tokens, 2, channels, dtype=torch.bfloat16, requires_grad=grad)
+        assert torch.equal(graph(q), 2 * q)
 
 
-def test_what_other_packages_do_not_do_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_other_packages_do_not_do_is_left_to_torch(installed: Callable[[set[str]], None]) -> None:
     """FlashAttention-2 and 3 have been found: they drop gradients of the log-sum-exp in silence."""
-    monkeypatch.setattr(flash, "_has", lambda module: module != "flash_attn.cute")
-    flash._find.cache_clear()
+    installed({"flash-attn-3", "flash-attn-2", "torch varlen"})
     q = torch.randn(8, 1, 256, dtype=torch.bfloat16)
     merged = Window(4) | GlobalTokens([0])
-    try:
-        for mask, grad, lse, name, limited in (
-            (Window(4), True, False, "flash-attn-3", False),
-            (Window(4), False, True, "flash-attn-3", False),
-            (Window(4), True, True, "torch varlen", True),
-            (Window(4, wrap=True), True, False, "torch varlen", False),
-            (merged, False, False, "flash-attn-3", False),
-            (merged, True, False, "torch varlen", True),
-            (Window(4, wrap=True) | GlobalTokens([0]), False, False, "torch varlen", False),
-        ):
-            x = q.requires_grad_(grad)
-            call = make_call(x, x, x, mask, None, None, None, return_lse=lse)
-            found = flash.door_of(call)
-            assert found is not None
-            assert found.name == name
-            assert ("a multiple of 8 up to 248" in (flash.unsupported(call) or "")) == limited
-    finally:
-        flash._find.cache_clear()
+    for mask, grad, lse, name, limited in (
+        (Window(4), True, False, "flash-attn-3", False),
+        (Window(4), False, True, "flash-attn-3", False),
+        (Window(4), True, True, "torch varlen", True),
+        (Window(4, wrap=True), True, False, "torch varlen", False),
+        (merged, False, False, "flash-attn-3", False),
+        (merged, True, False, "torch varlen", True),
+        (Window(4, wrap=True) | GlobalTokens([0]), False, False, "torch varlen", False),
+    ):
+        x = q.requires_grad_(grad)
+        call = make_call(x, x, x, mask, None, None, None, return_lse=lse)
+        found = flash.door_of(call)
+        assert found is not None
+        assert found.name == name
+        assert ("a multiple of 8 up to 248" in (flash.unsupported(call) or "")) == limited

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hepattn.attention.backends.operations import packed_operation
+from hepattn.attention.backends.operations import Grads, Pair, Varlen, packed_operation
 from hepattn.attention.backends.rings import ring_operation
 
 __all__ = ["BEYOND", "ring", "windowed"]
@@ -25,33 +25,29 @@ def _kernels() -> Any:
     return torch.ops.aten
 
 
-def _forward(
-    q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, k_offsets: Tensor, max_q: int, max_k: int, left: int,
-    right: int, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _forward(x: Varlen) -> Pair:
+    left, right = x.window
     out, lse, *_ = _kernels()._flash_attention_forward(  # noqa: SLF001  (varlen_attn may take another kernel)
-        q, k, v, q_offsets, k_offsets, max_q, max_k, 0.0, False, False,
-        scale=scale, window_size_left=left, window_size_right=right,
+        x.q, x.k, x.v, x.q_offsets, x.k_offsets, x.max_q, x.max_k, 0.0, False, False,
+        scale=x.scale, window_size_left=left, window_size_right=right,
     )  # fmt: skip
     return out, lse
 
 
-def _backward(
-    grad: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
-    q_offsets: Tensor, k_offsets: Tensor, max_q: int, max_k: int, left: int, right: int, scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    channels = q.shape[-1]
+def _backward(grad: Tensor, grad_lse: Tensor | None, x: Varlen, out: Tensor, lse: Tensor) -> Grads:
+    channels, (left, right) = x.q.shape[-1], x.window
+    q, k, v = x.q, x.k, x.v
     if grad_lse is not None:
-        q, k, v = (pad(x, (0, BEYOND)) for x in (q, k, v))
+        q, k, v = (pad(t, (0, BEYOND)) for t in (q, k, v))
         grad, out = _with_lse(grad, out, grad_lse.T[..., None])
     no_dropout = grad.new_zeros(2, dtype=torch.uint64), grad.new_empty(0)
-    found = _kernels()._flash_attention_backward(  # noqa: SLF001
-        grad, q, k, v, out, lse, q_offsets, k_offsets, max_q, max_k, 0.0, False, *no_dropout,
-        scale=scale, window_size_left=left, window_size_right=right,
+    found: Grads = _kernels()._flash_attention_backward(  # noqa: SLF001
+        grad, q, k, v, out, lse, x.q_offsets, x.k_offsets, x.max_q, x.max_k, 0.0, False, *no_dropout,
+        scale=x.scale, window_size_left=left, window_size_right=right,
     )  # fmt: skip
     if grad_lse is None:
         return found
-    dq, dk, dv = (x[..., :channels].contiguous() for x in found)
+    dq, dk, dv = (t[..., :channels].contiguous() for t in found)
     return dq, dk, dv
 
 

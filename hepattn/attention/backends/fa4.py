@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hepattn.attention.backends.operations import differentiable, packed_operation
+from hepattn.attention.backends.operations import Grads, Pair, Varlen, differentiable, packed_operation
 from hepattn.attention.backends.rings import ring_operation
 
 __all__ = ["HEAD_DIMS", "TILE", "one_ring", "rings", "windowed"]
@@ -28,33 +28,31 @@ def _kernels() -> Any:
     return interface
 
 
-def _open(side: int) -> int | None:
-    return None if side < 0 else side
+def _window(x: Varlen) -> dict[str, Any]:
+    left, right = (None if side < 0 else side for side in x.window)
+    return {"softmax_scale": x.scale, "window_size_left": left, "window_size_right": right}
 
 
-def _forward(
-    q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, k_offsets: Tensor, max_q: int, max_k: int, left: int,
-    right: int, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    options = {"softmax_scale": scale, "window_size_left": _open(left), "window_size_right": _open(right)}
-    if len(q_offsets) == 2:  # without offsets to look up a single event is faster, by 6 %
-        out, lse, *_ = _kernels()._flash_attn_fwd(q[None], k[None], v[None], return_lse=True, **options)  # noqa: SLF001
+def _events(x: Varlen) -> dict[str, Any]:
+    return {
+        "cu_seqlens_q": x.q_offsets,
+        "cu_seqlens_k": x.k_offsets,
+        "max_seqlen_q": x.max_q,
+        "max_seqlen_k": x.max_k,
+    }
+
+
+def _forward(x: Varlen) -> Pair:
+    if len(x.q_offsets) == 2:  # without offsets to look up a single event is faster, by 6 %
+        out, lse, *_ = _kernels()._flash_attn_fwd(x.q[None], x.k[None], x.v[None], return_lse=True, **_window(x))  # noqa: SLF001
         return out[0], lse[0]
-    out, lse, *_ = _kernels()._flash_attn_fwd(  # noqa: SLF001
-        q, k, v, cu_seqlens_q=q_offsets, cu_seqlens_k=k_offsets, max_seqlen_q=max_q, max_seqlen_k=max_k,
-        return_lse=True, **options,
-    )  # fmt: skip
+    out, lse, *_ = _kernels()._flash_attn_fwd(x.q, x.k, x.v, return_lse=True, **_window(x), **_events(x))  # noqa: SLF001
     return out, lse
 
 
-def _backward(
-    grad: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
-    q_offsets: Tensor, k_offsets: Tensor, max_q: int, max_k: int, left: int, right: int, scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    dq, dk, dv = _kernels()._flash_attn_bwd(  # noqa: SLF001
-        q, k, v, out, grad, lse, softmax_scale=scale, window_size_left=_open(left), window_size_right=_open(right),
-        cu_seqlens_q=q_offsets, cu_seqlens_k=k_offsets, max_seqlen_q=max_q, max_seqlen_k=max_k, dlse=grad_lse,
-    )  # fmt: skip
+def _backward(grad: Tensor, grad_lse: Tensor | None, x: Varlen, out: Tensor, lse: Tensor) -> Grads:
+    given = (x.q, x.k, x.v, out, grad, lse)
+    dq, dk, dv = _kernels()._flash_attn_bwd(*given, dlse=grad_lse, **_window(x), **_events(x))  # noqa: SLF001
     return dq, dk, dv
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from hepattn.attention.backends import aten, fa4
 from hepattn.attention.backends.base import Call, constant
 from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
-from hepattn.attention.backends.operations import Pair
+from hepattn.attention.backends.operations import Forward, Pair, Varlen
 from hepattn.masks.blocks import block_mask
 from hepattn.masks.window import Window
 from hepattn.sequence import Layout
@@ -23,21 +23,6 @@ __all__ = ["Door", "door", "refusal", "run"]
 
 DTYPES = (torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
-
-
-@dataclass(frozen=True)
-class Varlen:
-    """What a flash kernel is given: packed q, k, v, int32 offsets, longest lengths, an inclusive window (-1 = open)."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    q_offsets: Tensor
-    k_offsets: Tensor
-    max_q: int
-    max_k: int
-    window: tuple[int, int]
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -71,32 +56,34 @@ def _has(module: str) -> bool:
         return False
 
 
-def _packed(operation: Callable[..., Pair]) -> Callable[[Varlen], Pair]:
-    def run(x: Varlen) -> Pair:
-        out, lse = operation(x.q, x.k, x.v, x.q_offsets, x.k_offsets, x.max_q, x.max_k, *x.window, x.scale)
-        return out, lse.transpose(0, 1)
+def _by_token(found: Pair) -> Pair:
+    out, lse = found
+    return out, lse.transpose(0, 1)
 
-    return run
+
+def _packed(operation: Forward) -> Callable[[Varlen], Pair]:
+    return lambda x: _by_token(operation(x))
 
 
 def _ring(operation: Callable[..., Pair]) -> Callable[[Call, Window], Pair]:
     def run(call: Call, window: Window) -> Pair:
         layout = call.queries
-        out, lse = operation(call.q, call.k, call.v, layout.lengths, _int32(layout), window.half, call.scale)
-        return out, lse.transpose(0, 1)
+        return _by_token(operation(call.q, call.k, call.v, layout.lengths, _int32(layout), window.half, call.scale))
 
     return run
+
+
+_fa4_rings = _ring(fa4.rings)
 
 
 def _fa4_ring(call: Call, window: Window) -> Pair:
     layout = call.queries
     if layout.batch != 1:
-        return _ring(fa4.rings)(call, window)
+        return _fa4_rings(call, window)
     tiles = block_mask(window, layout, layout, fa4.TILE)
     forward = tiles.kv_num_blocks, tiles.kv_indices, tiles.full_kv_num_blocks, tiles.full_kv_indices
     back = tiles.q_num_blocks, tiles.q_indices, tiles.full_q_num_blocks, tiles.full_q_indices
-    out, lse = fa4.one_ring(call.q, call.k, call.v, *forward, *back, window.half, call.scale)
-    return out, lse.transpose(0, 1)
+    return _by_token(fa4.one_ring(call.q, call.k, call.v, *forward, *back, window.half, call.scale))
 
 
 def _fa2(x: Varlen) -> Pair:
@@ -106,7 +93,7 @@ def _fa2(x: Varlen) -> Pair:
         x.q, x.k, x.v, x.q_offsets, x.k_offsets, x.max_q, x.max_k, softmax_scale=x.scale, window_size=x.window,
         return_attn_probs=True,
     )  # fmt: skip
-    return out, lse.transpose(0, 1)
+    return _by_token((out, lse))
 
 
 def _fa3(x: Varlen) -> Pair:
@@ -116,7 +103,7 @@ def _fa3(x: Varlen) -> Pair:
         x.q, x.k, x.v, x.q_offsets, x.k_offsets, x.max_q, x.max_k, softmax_scale=x.scale, window_size=x.window,
         return_attn_probs=True,
     )  # fmt: skip
-    return out, lse.transpose(0, 1)
+    return _by_token((out, lse))
 
 
 DOORS = {  # fastest first: the module to look for

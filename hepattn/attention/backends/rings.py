@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
-from hepattn.attention.backends.operations import Grads, Pair, differentiable, like_output
+from hepattn.attention.backends.operations import Backward, Forward, Pair, Varlen, differentiable, like_output
 
 __all__ = ["ring_operation"]
 
@@ -33,6 +33,12 @@ class Part:
     queries: Tensor
     keys: Tensor
     numbers: tuple[Tensor, Tensor, int, int, int, int]
+
+    def of(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Varlen:
+        """The call for these alone."""
+        q_offsets, k_offsets, max_q, max_k, left, right = self.numbers
+        chosen = q[self.queries], k[self.keys], v[self.keys]
+        return Varlen(*chosen, q_offsets, k_offsets, max_q, max_k, (left, right), scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +89,7 @@ def _offsets(lengths: list[int], device: torch.device) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
 
 
-def ring_operation(name: str, forward: Callable[..., Pair], backward: Callable[..., Grads]) -> Callable[..., Pair]:
+def ring_operation(name: str, forward: Forward, backward: Backward) -> Callable[..., Pair]:
     """The operation `hepattn::name` from what a kernel does, as in `packed_operation`.
 
     It takes packed q, k, v (T, H, D), the events' lengths (B,) on the host, their int32 offsets on the device, `half`
@@ -95,10 +101,9 @@ def ring_operation(name: str, forward: Callable[..., Pair], backward: Callable[.
     ) -> tuple[Tensor, Tensor]:
         rings = find_rings(tuple(lengths.tolist()), half, q.device)
         with _beside(q.device) as wait:
-            few = [forward(q[part.queries], k[part.keys], v[part.keys], *part.numbers, scale) for part in rings.parts]
+            few = [forward(part.of(q, k, v, scale)) for part in rings.parts]
         if rings.plain:
-            window = (offsets, offsets, rings.longest, rings.longest, half, half)
-            out, lse = forward(q, k, v, *window, scale)
+            out, lse = forward(Varlen(q, k, v, offsets, offsets, rings.longest, rings.longest, (half, half), scale))
         else:
             out, lse = like_output(q)
         wait()
@@ -116,13 +121,11 @@ def ring_operation(name: str, forward: Callable[..., Pair], backward: Callable[.
             few = []
             for part in rings.parts:
                 upstream = grad[part.queries], None if grad_lse is None else grad_lse[:, part.queries]
-                given = q[part.queries], k[part.keys], v[part.keys], out[part.queries], lse[:, part.queries]
-                few.append(backward(*upstream, *given, *part.numbers, scale))
+                few.append(backward(*upstream, part.of(q, k, v, scale), out[part.queries], lse[:, part.queries]))
         if rings.plain:
+            call = Varlen(q, k, v, offsets, offsets, rings.longest, rings.longest, (half, half), scale)
             # weights are exp(score - lse): those of queries that are asked again are zero
-            without = lse.index_fill(1, rings.again, torch.inf)
-            window = (offsets, offsets, rings.longest, rings.longest, half, half)
-            dq, dk, dv = backward(grad, grad_lse, q, k, v, out, without, *window, scale)
+            dq, dk, dv = backward(grad, grad_lse, call, out, lse.index_fill(1, rings.again, torch.inf))
         else:
             dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
         wait()
