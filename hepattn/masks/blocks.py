@@ -119,5 +119,11 @@ def _ordered(blocks: Tensor) -> list[tuple[Tensor, Tensor]]:
     """
     numbers = blocks.sum(2, dtype=torch.int32)
     indices = blocks.argsort(dim=2, descending=True, stable=True).to(torch.int32)
-    # no views: a graph would be bound to the places where they begin
-    return [(n[None, None].clone(), i[None, None].clone()) for n, i in zip(numbers, indices, strict=True)]
+    return [(_own(n), _own(i)) for n, i in zip(numbers, indices, strict=True)]
+
+
+def _own(x: Tensor) -> Tensor:
+    """`(1, 1, ...)`, no view, to whose place a graph would be bound, and in order: the indices of a transposed map keep
+    its strides, but kernels take it for granted that the columns of a row stand side by side.
+    """
+    return x[None, None].clone(memory_format=torch.contiguous_format)

@@ -25,8 +25,9 @@ KERNELS = ("sdpa", "flex", "flash", "auto")
 DTYPES = {"cpu": ("float64", "float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16")}
 SELF = {"one event": (300,), "ring of one": (1,), "several events": (150, 0, 1, 7, 260)}
 CROSS = {
-    "cross, one event": ((40,), (300,)),
+    "cross, one event": ((150,), (450,)),  # two blocks of queries and four of keys
     "cross, several": ((30, 5, 1, 20), (300, 2, 7, 90)),
+    "cross, more queries": ((300, 1, 150), (140, 0, 30)),
     "cross, no keys in one": ((5, 3), (7, 0)),
 }
 SELF_MASKS: dict[str, Mask | None] = {

@@ -1,5 +1,7 @@
 """Every mask against the sentence that defines it, pair by pair."""
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given
@@ -163,18 +165,28 @@ def test_block_mask_is_kept_for_a_layout_only() -> None:
     assert block_mask(Window(64), other, other) is not first
 
 
-@pytest.mark.parametrize("mask", [Window(64, wrap=True), Window(16) | GlobalTokens([0]), None], ids=str)
-@pytest.mark.parametrize("lengths", [[700], [300, 0, 500]])
-def test_block_mask_holds_both_directions(mask: Mask | None, lengths: list[int]) -> None:
-    """What the backward pass reads, the blocks of each key, is what torch finds from the blocks of each query."""
-    layout = Layout.of(lengths, "cpu")
-    ours = block_mask(mask, layout, layout)
+BOTH_WAYS: list[tuple[Mask | None, list[int], list[int] | None]] = [
+    *product([Window(64, wrap=True), Window(16) | GlobalTokens([0]), None], [[700], [300, 0, 500]], [None]),
+    *product([Strided(40, wrap=True), None], [[150]], [[450]]),
+    *product([Strided(40).transpose, None], [[300, 0, 500]], [[30, 9, 200]]),
+]
+
+
+@pytest.mark.parametrize(("mask", "lengths", "kv_lengths"), BOTH_WAYS, ids=str)
+def test_block_mask_holds_both_directions(mask: Mask | None, lengths: list[int], kv_lengths: list[int] | None) -> None:
+    """What the backward pass reads, the blocks of each key, is what torch finds from the blocks of each query.
+
+    Kernels take it for granted that the columns of a row stand side by side.
+    """
+    queries = Layout.of(lengths, "cpu")
+    ours = block_mask(mask, queries, queries if kv_lengths is None else Layout.of(kv_lengths, "cpu"))
     theirs = BlockMask.from_kv_blocks(
         ours.kv_num_blocks, ours.kv_indices, ours.full_kv_num_blocks, ours.full_kv_indices, BLOCK_SIZE=128,
         mask_mod=ours.mask_mod, seq_lengths=ours.seq_lengths,
     )  # fmt: skip
     for name in ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
+        assert getattr(ours, name).is_contiguous()
 
 
 @pytest.mark.parametrize("lengths", [[100_000], [3, 100_000]], ids=["one event", "two events"])
