@@ -4,12 +4,11 @@ Inside an operation there is no autograd, so their gradients are written out (Fl
 section 2.3; the log-sum-exp's adds to those of the scores).
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from hepattn.attention.backends import fa4
 
 
 def scores_of(q: Tensor, k: Tensor, pairs: Tensor, scale: float) -> Tensor:
@@ -81,36 +80,39 @@ class Dense4:
         self, q: Tensor, k: Tensor, v: Tensor, *, return_lse: bool, softmax_scale: float, **options: Any
     ) -> Any:
         assert return_lse
-        self.called.append("ring" if "mask_mod" in options else "one" if q.ndim == 4 else "packed")
+        into = options.pop("out", None), options.pop("lse", None)
+        self.called.append("packed" if q.ndim == 3 else "one" if into[0] is None else "into")
         if q.ndim == 4:
-            out, lse = forward(q[0], k[0], v[0], pairs_of(q.shape[1], k.shape[1], **options), softmax_scale)
-            return out[None], lse[None], None, None, None
+            found = forward(q[0], k[0], v[0], pairs_of(q.shape[1], k.shape[1], **options), softmax_scale)
+            return *write((x[None] for x in found), into), None, None, None
         return *forward(q, k, v, pairs_of(len(q), len(k), **options), softmax_scale), None, None, None
 
     def _flash_attn_bwd(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad: Tensor, lse: Tensor, *, dlse: Tensor | None,
         softmax_scale: float, **options: Any,
     ) -> Any:  # fmt: skip
-        self.called.append("back")
+        into = [options.pop(name, None) for name in ("dq", "dk", "dv")]
+        self.called.append("back" if into[0] is None else "back into")
         if q.ndim == 4:
             pairs = pairs_of(q.shape[1], k.shape[1], **options)
             q, k, v, out, grad, lse = (x[0] for x in (q, k, v, out, grad, lse))
             dlse = None if dlse is None else dlse[0]
-            return [x[None] for x in backward(q, k, v, out, grad, lse, dlse, pairs, softmax_scale)]
+            return write((x[None] for x in backward(q, k, v, out, grad, lse, dlse, pairs, softmax_scale)), into)
         return backward(q, k, v, out, grad, lse, dlse, pairs_of(len(q), len(k), **options), softmax_scale)
 
 
+def write(found: Iterable[Tensor], into: Iterable[Tensor | None]) -> list[Tensor]:
+    """What was found, where it was asked to be written."""
+    return [x if place is None else place.copy_(x) for x, place in zip(found, into, strict=True)]
+
+
 def pairs_of(
-    queries: int, keys: int, *, mask_mod: Any = None, block_sparse_tensors: Any = None,
-    window_size_left: int | None = None, window_size_right: int | None = None,
+    queries: int, keys: int, *, window_size_left: int | None = None, window_size_right: int | None = None,
     cu_seqlens_q: Tensor | None = None, cu_seqlens_k: Tensor | None = None,
     max_seqlen_q: int | None = None, max_seqlen_k: int | None = None,
 ) -> Tensor:  # fmt: skip
     """(queries, keys) bool, True = seen; windows are aligned at the last query and key of an event."""
     i, j = torch.arange(queries)[:, None], torch.arange(keys)[None, :]
-    if mask_mod is not None:
-        pairs: Tensor = mask_mod(i, j)
-        return pairs & block_sparse_tensors(pairs)
     starts = [torch.tensor([0, n]) if x is None else x for x, n in ((cu_seqlens_q, queries), (cu_seqlens_k, keys))]
     for start, most in zip(starts, (max_seqlen_q, max_seqlen_k), strict=True):
         assert most is None or start.diff().max() <= most
@@ -122,28 +124,3 @@ def pairs_of(
         inside = (i >= first_i) & (i < end_i) & (j >= first_j) & (j < end_j)
         pairs |= inside & (step >= -left) & (step <= right)
     return pairs
-
-
-def spread(numbers: Tensor, indices: Tensor) -> Tensor:
-    """(rows, columns) bool of tiles named row by row."""
-    rows, columns = indices.shape[-2:]
-    found = torch.zeros(rows, columns, dtype=torch.bool)
-    for row in range(rows):
-        found[row, indices[0, 0, row, : int(numbers[0, 0, row])].long()] = True
-    return found
-
-
-def tiles_of(*tiles: Tensor) -> Any:
-    """Pairs that a kernel visits: those of partly allowed tiles if the mask allows them, all of wholly allowed ones."""
-    some, every = spread(tiles[0], tiles[1]), spread(tiles[2], tiles[3])
-
-    def visited(pairs: Tensor) -> Tensor:
-        big = [x.repeat_interleave(fa4.TILE, 0).repeat_interleave(fa4.TILE, 1) for x in (some, every)]
-        if not all(x[: pairs.shape[0], : pairs.shape[1]].shape == pairs.shape for x in big):
-            raise AssertionError(f"{some.shape} tiles for {pairs.shape} pairs")
-        partly, wholly = (x[: pairs.shape[0], : pairs.shape[1]] for x in big)
-        if pairs.T.equal(pairs):  # a ring looks the same from its keys
-            assert pairs[wholly].all()
-        return partly | wholly
-
-    return visited

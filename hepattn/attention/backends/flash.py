@@ -15,7 +15,6 @@ from hepattn.attention.backends import aten, fa4
 from hepattn.attention.backends.base import Call, constant
 from hepattn.attention.backends.merge import attend_with_globals, window_and_tokens
 from hepattn.attention.backends.operations import Forward, Pair, Varlen
-from hepattn.masks.blocks import block_mask
 from hepattn.masks.window import Window
 from hepattn.sequence import Layout
 
@@ -80,10 +79,7 @@ def _fa4_ring(call: Call, window: Window) -> Pair:
     layout = call.queries
     if layout.batch != 1:
         return _fa4_rings(call, window)
-    tiles = block_mask(window, layout, layout, fa4.TILE)
-    forward = tiles.kv_num_blocks, tiles.kv_indices, tiles.full_kv_num_blocks, tiles.full_kv_indices
-    back = tiles.q_num_blocks, tiles.q_indices, tiles.full_q_num_blocks, tiles.full_q_indices
-    return _by_token(fa4.one_ring(call.q, call.k, call.v, *forward, *back, window.half, call.scale))
+    return _by_token(fa4.one_ring(call.q, call.k, call.v, window.half, call.scale))
 
 
 def _fa2(x: Varlen) -> Pair:
