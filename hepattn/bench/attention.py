@@ -72,6 +72,7 @@ def sides(tokens: int, device: str) -> dict[str, Work]:
     found = {
         "hepattn auto": ours(layout, "auto", window),
         "hepattn auto, wrapped": ours(layout, "auto", ring),
+        "hepattn auto, 8 events": ours(eight, "auto", window),
         "hepattn auto, wrapped, 8 events": ours(eight, "auto", ring),
         "hepattn auto, wrapped, 4 tokens": with_tokens,
         "the same, compiled": torch.compile(with_tokens, fullgraph=True, dynamic=True),

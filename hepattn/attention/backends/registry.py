@@ -75,11 +75,11 @@ def _order(call: Call) -> tuple[str, ...]:
     """Fastest first, as `python -m hepattn.bench attention` measures it (bench/RESULTS.md).
 
     On a CPU blocked sdpa. On a GPU flash without a mask; for windows, also with global tokens, flash-attn-4. Where that
-    is missing, windows take flex forward and flash with a backward to come (but flex for a ring with heads of more than
-    32 channels); all other masks flex. Windows in float32, which flash does not take, go to blocked sdpa: flex was 17
-    times slower (the hit filter of full size on an H100: 805 against 47 ms an event). The same for a bias whose slopes
-    learn: flex adds up their gradient pair by pair, into one number a head, and a small filter trained more than twenty
-    times slower with it.
+    is missing, windows of several events take flash (flex takes twice its time), those of one flex forward, and with a
+    backward to come flash (but flex for a ring with heads of more than 32 channels). All other masks take flex. Windows
+    in float32, which flash does not take, go to blocked sdpa: flex was 17 times slower (the hit filter of full size on
+    an H100: 805 against 47 ms an event). The same for a bias whose slopes learn: flex adds up their gradient pair by
+    pair, into one number a head, and a small filter trained more than twenty times slower with it.
     In a traced graph sdpa takes a mask of all pairs for several events, or a bias: there it comes last.
     """
     if call.q.device.type != "cuda":
@@ -88,13 +88,14 @@ def _order(call: Call) -> tuple[str, ...]:
         if torch.compiler.is_compiling() and (call.queries.batch > 1 or call.bias is not None):
             return ("flash", "flex", "sdpa")
         return ("flash", "sdpa", "flex") if call.queries.batch > 1 or call.q.dtype in flash.DTYPES else ("sdpa", "flex")
-    kernel = flash.door_of(call)
-    slopes_learn = call.bias is not None and call.bias.slopes.requires_grad and torch.is_grad_enabled()
-    if isinstance(call.mask, Window) and (slopes_learn or call.q.dtype not in flash.DTYPES):
-        return ("sdpa", "flex")
     window = call.mask if isinstance(call.mask, Window) else None
+    slopes_learn = call.bias is not None and call.bias.slopes.requires_grad and torch.is_grad_enabled()
+    if window and (slopes_learn or call.q.dtype not in flash.DTYPES):
+        return ("sdpa", "flex")
+    kernel = flash.door_of(call)
     if kernel is not None and kernel.name == "flash-attn-4" and (window or window_and_tokens(call.mask)):
         return ("flash", "flex", "sdpa")
-    if kernel is not None and window and call.needs_grad and not (window.wrap and call.q.shape[-1] > 32):
-        return ("flash", "flex", "sdpa")
-    return ("flex", "flash", "sdpa")
+    if kernel is None or window is None:
+        return ("flex", "flash", "sdpa")
+    trains_faster = call.needs_grad and not (window.wrap and call.q.shape[-1] > 32)
+    return ("flash", "flex", "sdpa") if call.queries.batch > 1 or trains_faster else ("flex", "flash", "sdpa")
