@@ -239,7 +239,12 @@ class Encoder(nn.Module):
             raise TypeError(f"Encoder got mask={type(mask).__name__}, expected a Mask such as Window(64), or None.")
         self.inner_mask = mask if self.extra is None else _with_room(mask, self.extra)
         """Of the sequence with learned tokens in it."""
-        self.mask = mask
+        self._mask = mask
+
+    @property
+    def mask(self) -> Mask | None:
+        """Who may look at whom; `set_mask` changes it, an assignment would miss the learned tokens and is refused."""
+        return self._mask
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

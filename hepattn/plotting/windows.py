@@ -101,7 +101,7 @@ def window_auc(curves: Mapping[str, tuple[float, float, float]], trained: str, e
     with style.context():
         ax.errorbar(range(len(value)), value, [value - low, high - value], fmt="o-", color=style.BLUE, capsize=3)
         ax.plot([at], [value[at]], marker="o", markersize=13, fillstyle="none", color=style.VERMILLION, linestyle="")
-        ax.annotate("trained with this", (at, value[at]), (0, 14), textcoords="offset points", ha="center")
+        ax.annotate("trained with this", (at, value[at]), (0, -24), textcoords="offset points", ha="center")
         ax.set_xticks(range(len(value)), list(curves))
         ax.set_ylim(min(0.5, float(low.min())) - 0.02, 1.02)
         ax.axhline(0.5, color=style.GREY, linewidth=1, linestyle=":")

@@ -188,6 +188,8 @@ def test_another_mask_is_that_of_an_encoder_made_with_it():
         encoder.set_mask(torch.ones(3, 3))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="some hit sees no register"):
         encoder.set_mask(Window(1, wrap=True))
+    with pytest.raises(AttributeError, match="mask"):
+        encoder.mask = None  # type: ignore[misc]  # it would change nothing
     assert (encoder.mask, encoder.inner_mask) == kept
 
 
