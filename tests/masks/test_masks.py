@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import BlockMask
+from torch.utils._sympy.functions import FloorDiv
 
 from hepattn.masks import Dense, GlobalTokens, Mask, Strided, Window
 from hepattn.masks.base import PackedPairs, Place
@@ -254,25 +255,58 @@ def test_dense_goes_to_a_device_once() -> None:
     assert mask.to(torch.device("meta")) is mask.to(torch.device("meta"))
 
 
+@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
-def test_a_graph_reads_the_same_positions_of_several_events(mode: type) -> None:
+def test_a_graph_reads_the_same_positions_of_several_events(mode: type, cross: bool) -> None:
     """Without gradients the tables of events come from an operation that the graph does not look into."""
 
-    def positions(
-        lengths: torch.Tensor, offsets: torch.Tensor, q: torch.Tensor, k: torch.Tensor
-    ) -> tuple[torch.Tensor | int, ...]:
-        layout = Layout(lengths, offsets, q.shape[0]).entered(q.shape[0])
-        i, j, place = PackedPairs(layout, layout).positions(q, k)
-        return i, j, place.queries, place.keys, place.event
+    def read(queries: Layout, keys: Layout, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor | int, ...]:
+        pairs = PackedPairs(queries, keys)
+        i, j, place = pairs.positions(q, k)
+        return i, j, place.queries, place.keys, place.event, pairs.same(q, k)
 
-    graph = torch.compile(positions, fullgraph=True, dynamic=True, backend="aot_eager")
+    def inside(queries: Layout, keys: Layout, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor | int, ...]:
+        queries, other = queries.entered(q.shape[0]), keys.entered(k.shape[1])
+        return read(queries, other if cross else queries, q, k)
+
+    graph = torch.compile(inside, fullgraph=True, dynamic=True, backend="aot_eager")
     for lengths in ([3, 5, 2], [4, 4, 1, 7]):
-        layout = Layout.of(lengths, "cpu")
-        q, k = torch.randint(layout.total, (2, layout.total))
+        queries = Layout.of(lengths, "cpu")
+        keys = Layout.of([2 * n + 1 for n in lengths], "cpu") if cross else queries
+        q, k = torch.arange(queries.total)[:, None], torch.arange(keys.total)[None, :]
+        right = read(queries, keys, q, k)
+        # by the definition
+        together = queries.event[:, None] == keys.event[None, :]
+        assert torch.equal(right[-1], together)  # type: ignore[arg-type]
+        at = torch.broadcast_tensors(*(torch.as_tensor(x) for x in right))
+        expected = (
+            queries.position[:, None], keys.position[None, :], queries.lengths[queries.event][:, None],
+            keys.lengths[keys.event][None, :], keys.event[None, :],
+        )  # fmt: skip
+        for one, exact in zip(at, expected, strict=False):
+            assert torch.equal(one[together].long(), exact.expand_as(together)[together])
         with mode():
-            found = graph(layout.lengths, layout.offsets, q, k)
-        i, j, place = PackedPairs(layout, layout).positions(q, k)
-        for one, right in zip(found, (i, j, place.queries, place.keys, place.event), strict=True):
-            assert torch.equal(torch.as_tensor(one), torch.as_tensor(right))
-    starts = layout.offsets.to(torch.int32)
-    torch.library.opcheck(torch.ops.hepattn.event_tables.default, (starts, starts, layout.event))
+            found = graph(queries, keys, q, k)
+        for one, eager in zip(found, right, strict=True):
+            assert torch.equal(torch.as_tensor(one), torch.as_tensor(eager))
+    torch.library.opcheck(torch.ops.hepattn.event_table.default, (queries.offsets.to(torch.int32), queries.event))
+
+
+def test_a_graph_can_divide_by_its_number_of_blocks() -> None:
+    """Else code generated for a GPU fails where it splits a map of blocks into rows."""
+    found: list[object] = []
+
+    def look(graph: torch.fx.GraphModule, _: object) -> object:
+        (output,) = (node for node in graph.graph.nodes if node.op == "output")
+        found.extend(size.node.expr for size in output.args[0][0].meta["example_value"].shape[2:])
+        return graph
+
+    def indices(x: torch.Tensor, lengths: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        layout = Layout(lengths, offsets, len(x)).entered(len(x))
+        return block_mask(Window(9), layout, layout).kv_indices
+
+    layout = Layout.of([300, 90], "cpu")
+    graph = torch.compile(indices, fullgraph=True, dynamic=True, backend=look)
+    assert graph(torch.zeros(390), layout.lengths, layout.offsets).shape == (1, 1, 4, 4)
+    rows, columns = found
+    assert FloorDiv(rows * columns, columns) == rows
