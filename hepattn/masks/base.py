@@ -1,7 +1,7 @@
 """`Mask`: who may look at whom, as data."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,53 +114,55 @@ class Mask(ABC):
 class PackedPairs:
     """Pairs of packed tokens read as positions inside their events; works inside FlexAttention's kernels, too.
 
-    What differs from event to event are int32 tables over queries that the kernel reads (for a single event, scalars on
-    the device), so other lengths need no new kernel, and the arithmetic in the kernel's inner loop stays in 32 bits.
-    There is no table over keys: a key is compared with the range of its query's event (torch 2.13's CPU kernel does not
-    compile with a table over keys and dynamic shapes).
+    What differs from event to event are int32 tables that the kernel reads (for a single event, scalars on the device),
+    so other lengths need no new kernel, and the arithmetic in the kernel's inner loop stays in 32 bits. All but one are
+    tables over keys: what a kernel reads by the query costs it several times as much (bench/RESULTS.md).
     """
 
     def __init__(self, queries: Layout, keys: Layout) -> None:
         self.single = queries.batch == 1
-        starts = [layout.offsets.to(torch.int32) for layout in (queries, keys)]
-        if self.single:
-            self.n_queries, self.n_keys = (start[1].clone() for start in starts)  # a view binds a graph to its base
+        starts = queries.offsets.to(torch.int32)
+        if self.single:  # clones: a view binds a graph to its base
+            self.n_queries, self.n_keys = starts[1].clone(), keys.offsets.to(torch.int32)[1].clone()
             return
         # graphs of torch 2.11 without gradients can't lower FlexAttention with tables that they compute themselves
         opaque = torch.compiler.is_compiling() and not torch.is_grad_enabled()
-        find = torch.ops.hepattn.event_tables if opaque else _tables
-        tables: list[Tensor] = find(starts[0], starts[1], queries.event)
-        self.event, self.first_query, self.first_key, self.n_queries, self.n_keys = tables
+        find: Callable[[Tensor, Tensor], Tensor] = torch.ops.hepattn.event_table if opaque else _table
+        events = torch.arange(queries.batch, dtype=torch.int32, device=queries.device)
+        self.query_event = find(events, queries.event)
+        self.first_query, self.n_queries = find(starts, keys.event), find(starts.diff(), keys.event)
+        if keys is queries:
+            self.key_event, self.first_key, self.n_keys = self.query_event, self.first_query, self.n_queries
+            return
+        starts = keys.offsets.to(torch.int32)
+        self.key_event = find(events, keys.event)
+        self.first_key, self.n_keys = find(starts, keys.event), find(starts.diff(), keys.event)
 
     def positions(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Place]:
-        """Position of packed query q in its event, of packed key k in that same event (any number if it lies outside),
+        """Position of packed key k in its event, of packed query q in that same event (any number if it lies outside),
         and the event's sizes.
         """
         if self.single:
             return q, k, Place(self.n_queries, self.n_keys, 0)
-        place = Place(self.n_queries[q], self.n_keys[q], self.event[q])
-        return q - self.first_query[q], k - self.first_key[q], place
+        place = Place(self.n_queries[k], self.n_keys[k], self.key_event[k])
+        return q - self.first_query[k], k - self.first_key[k], place
 
-    def same(self, key: Tensor, place: Place) -> Tensor:
-        """Bool: the key at that position lies in the query's event."""
-        return (key >= 0) & (key < place.keys)
-
-
-def _tables(queries: Tensor, keys: Tensor, event: Tensor) -> list[Tensor]:
-    """Tables over queries, `(Tq,)` int32 each: event, first query and first key of the event, and how many it has.
-
-    `queries` and `keys` (B + 1,) int32 are the first tokens of events, and the end; `event` (Tq,) is each query's.
-    """
-    firsts, numbers = zip(*((start[event], start.diff()[event]) for start in (queries, keys)), strict=True)
-    return [event.to(torch.int32), *firsts, *numbers]
+    def same(self, q: Tensor, k: Tensor) -> Tensor:
+        """Bool: packed query q and packed key k lie in one event."""
+        return (q >= 0) & (k >= 0) if self.single else self.query_event[q] == self.key_event[k]
 
 
-_opaque_tables = torch.library.custom_op("hepattn::event_tables", _tables, mutates_args=())
+def _table(values: Tensor, event: Tensor) -> Tensor:
+    """`(T,)`: of `values`, one an event, that of each token's; `event` (T,) is the index of its event."""
+    return values[event]
 
 
-@_opaque_tables.register_fake
-def _(queries: Tensor, keys: Tensor, event: Tensor) -> list[Tensor]:  # noqa: ARG001
-    return [torch.empty_like(event, dtype=torch.int32) for _ in range(5)]
+_opaque_table = torch.library.custom_op("hepattn::event_table", _table, mutates_args=())
+
+
+@_opaque_table.register_fake
+def _(values: Tensor, event: Tensor) -> Tensor:
+    return torch.empty_like(event, dtype=values.dtype)
 
 
 class MaskMod:
@@ -172,11 +174,10 @@ class MaskMod:
 
     def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:  # noqa: ARG002  (flex's signature)
         """Bool: packed query q may attend to packed key k, in every batch entry b and head h."""
-        i, j, place = self.pairs.positions(q, k)
-        if self.pairs.single and self.mask is not None:
-            return self.mask.allowed(i, j, place)
-        same = (i >= 0) & self.pairs.same(j, place)
-        return same if self.mask is None else same & self.mask.allowed(i, j, place)
+        if self.mask is None:
+            return self.pairs.same(q, k)
+        allowed = self.mask.allowed(*self.pairs.positions(q, k))
+        return allowed if self.pairs.single else self.pairs.same(q, k) & allowed
 
 
 def turns(device: torch.device) -> Tensor:
