@@ -24,8 +24,8 @@ class _Segments:
     """Runs of tokens that lie in one event and in one block; some are empty, so that their number is no value."""
 
     def __init__(self, layout: Layout, size: int) -> None:
-        # rounded up in this way, for graphs: torch guards on a quotient of two -(-n // size), and fails to check it; and
-        # divides n squared by n only if n is a sum
+        # rounded up in this way for graphs: torch guards on a quotient of two -(-n // size) and fails to check it, and
+        # divides n * n by n only where n is a sum
         self.blocks = (layout.total - 1) // size + 1
         edges = torch.arange(0, layout.total, size, device=layout.device)
         first = torch.cat([edges, layout.offsets[:-1]]).sort().values

@@ -1,6 +1,7 @@
 """Every mask against the sentence that defines it, pair by pair."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -294,7 +295,7 @@ def test_a_graph_reads_the_same_positions_of_several_events(mode: type, cross: b
 
 def test_a_graph_can_divide_by_its_number_of_blocks() -> None:
     """Else code generated for a GPU fails where it splits a map of blocks into rows."""
-    found: list[object] = []
+    found: list[Any] = []
 
     def look(graph: torch.fx.GraphModule, _: object) -> object:
         (output,) = (node for node in graph.graph.nodes if node.op == "output")
