@@ -75,11 +75,11 @@ def _order(call: Call) -> tuple[str, ...]:
     """Fastest first, as `python -m hepattn.bench attention` measures it (bench/RESULTS.md).
 
     On a CPU blocked sdpa. On a GPU flash without a mask; for windows, also with global tokens, flash-attn-4. Where that
-    is missing, windows of several events take flash (flex takes twice its time), those of one flex forward, and with a
-    backward to come flash (but flex for a ring with heads of more than 32 channels). All other masks take flex. Windows
-    in float32, which flash does not take, go to blocked sdpa: flex was 17 times slower (the hit filter of full size on
-    an H100: 805 against 47 ms an event). The same for a bias whose slopes learn: flex adds up their gradient pair by
-    pair, into one number a head, and a small filter trained more than twenty times slower with it.
+    is missing, windows of several events take flash (flex needs a tenth to a fifth more), those of one take flex
+    forward, and with a backward to come flash (but flex for a ring with heads of more than 32 channels). Other masks
+    take flex. Windows in float32, which flash does not take, go to blocked sdpa: flex was 17 times slower (the hit
+    filter of full size on an H100: 805 against 47 ms an event). The same for a bias whose slopes learn: flex adds up
+    their gradient pair by pair, into one number a head, and a small filter trained more than twenty times slower.
     In a traced graph sdpa takes a mask of all pairs for several events, or a bias: there it comes last.
     """
     if call.q.device.type != "cuda":
