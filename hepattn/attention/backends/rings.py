@@ -78,15 +78,17 @@ def one_ring_operation(name: str, forward: ForwardInto, backward: BackwardInto) 
             return dq, dk, dv
         inner = slice(half, -half)
         with _beside(q.device) as aside:
-            call, of_lse = OneEvent(q[inner], k, v, 2 * half, scale), None if grad_lse is None else grad_lse[:, inner]
-            backward(grad[inner], of_lse, call, out[inner], lse[:, inner], (dq[inner], dk, dv))
+            inner_lse = None if grad_lse is None else grad_lse[:, inner]
+            call = OneEvent(q[inner], k, v, 2 * half, scale)
+            backward(grad[inner], inner_lse, call, out[inner], lse[:, inner], (dq[inner], dk, dv))
             with aside:
                 seam = _seam(q, k, v, half, scale)
-                of_lse = None if grad_lse is None else _around(grad_lse.T, half).T
-                found = torch.empty_like(seam.q), torch.empty_like(seam.k), torch.empty_like(seam.v)
-                backward(_around(grad, half), of_lse, seam, _around(out, half), _around(lse.T, half).T, found)
-                _put_around(dq, found[0])
-        for whole, part in ((dk, found[1]), (dv, found[2])):  # one after another: a short ring's keys stand there twice
+                seam_lse = None if grad_lse is None else _around(grad_lse.T, half).T
+                some_q, some_k, some_v = (torch.empty_like(x) for x in (seam.q, seam.k, seam.v))
+                found = some_q, some_k, some_v
+                backward(_around(grad, half), seam_lse, seam, _around(out, half), _around(lse.T, half).T, found)
+                _put_around(dq, some_q)
+        for whole, part in ((dk, some_k), (dv, some_v)):  # one after another: a short ring's keys stand there twice
             whole[-2 * half :] += part[: 2 * half]
             whole[: 2 * half] += part[2 * half :]
         return dq, dk, dv
