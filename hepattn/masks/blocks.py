@@ -26,19 +26,20 @@ class _Segments:
     def __init__(self, layout: Layout, size: int) -> None:
         # rounded up in this way for graphs: torch guards on a quotient of two -(-n // size) and fails to check it, and
         # divides n * n by n only where n is a sum
-        self.blocks = (layout.total - 1) // size + 1
-        edges = torch.arange(0, layout.total, size, device=layout.device)
+        self.blocks = (layout.total - 1) // size + 2
+        """One more than the tokens fill, so that it is never 1, a size that gets a graph of its own."""
+        edges = (torch.arange(self.blocks, device=layout.device) * size).clamp(max=layout.total)
         first = torch.cat([edges, layout.offsets[:-1]]).sort().values
         last = torch.cat([first[1:], layout.offsets[-1:]]) - 1
-        filled = last >= first
+        self.filled = last >= first
         first = first.clamp(max=layout.total - 1)
         self.event = run_of(layout.offsets, first)
         start = layout.offsets[self.event]
         self.span = Span(first - start, last - start)
-        self.block = torch.where(filled, first // size, self.blocks)
-        """Which block; for an empty segment one block too many."""
+        self.block = torch.where(self.filled, first // size, self.blocks - 1)
+        """Which block; for an empty segment the last, which is empty too."""
         self.whole = (edges + size) <= layout.total
-        """`(blocks,)`: False where the last block is cut short."""
+        """`(blocks,)`: False where a block is cut short."""
 
 
 def block_relation(
@@ -49,7 +50,12 @@ def block_relation(
     `some` is True wherever a pair may attend (and at times where none does: kernels look at those pairs one by one);
     `every` is True only where all pairs of two whole blocks may.
     """
-    q_size, k_size = (size, size) if isinstance(size, int) else size
+    some, every = _relation(mask, queries, keys, *((size, size) if isinstance(size, int) else size))
+    return some[:-1, :-1], every[:-1, :-1]
+
+
+def _relation(mask: Mask | None, queries: Layout, keys: Layout, q_size: int, k_size: int) -> tuple[Tensor, Tensor]:
+    """`block_relation` with one block more of queries and of keys, empty ones, at the end."""
     q = _Segments(queries, q_size)
     k = q if keys is queries and k_size == q_size else _Segments(keys, k_size)
     some = every = q.event[:, None] == k.event[None, :]
@@ -61,10 +67,11 @@ def block_relation(
         in_some, in_every = mask.relate(row, column, Place(n_q, n_k, q.event[:, None]))
         some, every = some & in_some, every & in_every
     # a block may do something where one of its segments may, and not everything where one of them may not
+    some = some & (q.filled[:, None] & k.filled[None, :])
     by_segment = torch.stack([some, ~every]).to(torch.int32)
-    by_row = by_segment.new_zeros(2, q.blocks + 1, by_segment.shape[2]).index_add(1, q.block, by_segment)
-    by_block = by_row.new_zeros(2, q.blocks + 1, k.blocks + 1).index_add(2, k.block, by_row)
-    may, lacks = (by_block[:, :-1, :-1] > 0).unbind()
+    by_row = by_segment.new_zeros(2, q.blocks, by_segment.shape[2]).index_add(1, q.block, by_segment)
+    by_block = by_row.new_zeros(2, q.blocks, k.blocks).index_add(2, k.block, by_row)
+    may, lacks = (by_block > 0).unbind()
     return may, ~lacks & (q.whole[:, None] & k.whole[None, :])
 
 
@@ -101,10 +108,10 @@ def _build(mask: Mask | None, queries: Layout, keys: Layout, size: int) -> Block
 
 def _indices(mask: Mask | None, queries: Layout, keys: Layout, size: int) -> list[tuple[Tensor, Tensor]]:
     """Numbers and indices of blocks: partly and wholly allowed, then the same two seen from the keys."""
-    some, every = block_relation(mask, queries, keys, size)
+    some, every = _relation(mask, queries, keys, size, size)
     blocks = torch.stack([some & ~every, every]).to(torch.int8)
     # the other way round, for gradients, is built here too: from_kv_blocks takes milliseconds to find it out
-    if some.shape[0] == some.shape[1]:
+    if keys is queries:
         return _ordered(torch.cat([blocks, blocks.mT]))
     return [*_ordered(blocks), *_ordered(blocks.mT)]
 

@@ -1,8 +1,8 @@
 """`flex`: torch's FlexAttention, compiled once with dynamic shapes. Does every mask; on a CPU forward only.
 
-Each kind of mask needs two graphs for all lengths: one block of 128 tokens or fewer is a graph of its own (so is one
-token). On a CPU the events of a batch are run one by one, by the same graphs; a mask of many numbers, such as a window
-with three global tokens, takes a kernel a length there.
+Each kind of mask needs one graph for all lengths (one token alone is a graph of its own; on a GPU so are fewer than 128
+queries, for which torch has another kernel). On a CPU the events of a batch are run one by one, by the same graph; a
+mask of many numbers, such as a window with three global tokens, takes a kernel a length there.
 
 The compiled callable is kept, and more graphs than torch allows are an error: dynamo would otherwise run
 FlexAttention eagerly in silence, with an N x N matrix.
