@@ -117,10 +117,13 @@ class PackedPairs:
     What differs from event to event are int32 tables that the kernel reads (for a single event, scalars on the device),
     so other lengths need no new kernel, and the arithmetic in the kernel's inner loop stays in 32 bits. All but one are
     tables over keys: what a kernel reads by the query costs it several times as much (bench/RESULTS.md).
+
+    No table has two names: dynamo binds a graph to tensors being different ones, and where they are not it can fail to
+    tell why it needs another graph (it asks this call for the tensors of that graph's mask).
     """
 
     def __init__(self, queries: Layout, keys: Layout) -> None:
-        self.single = queries.batch == 1
+        self.single, self.same_layout = queries.batch == 1, keys is queries
         starts = queries.offsets.to(torch.int32)
         if self.single:  # clones: a view binds a graph to its base
             self.n_queries, self.n_keys = starts[1].clone(), keys.offsets.to(torch.int32)[1].clone()
@@ -129,12 +132,10 @@ class PackedPairs:
         opaque = torch.compiler.is_compiling() and not torch.is_grad_enabled()
         find: Callable[[Tensor, Tensor], Tensor] = torch.ops.hepattn.event_table if opaque else _table
         events = torch.arange(queries.batch, dtype=torch.int32, device=queries.device)
-        self.query_event = find(events, queries.event)
-        self.first_query, self.n_queries = find(starts, keys.event), find(starts.diff(), keys.event)
-        if keys is queries:
-            self.key_event, self.first_key, self.n_keys = self.query_event, self.first_query, self.n_queries
-            return
-        starts = keys.offsets.to(torch.int32)
+        if not self.same_layout:
+            self.query_event = find(events, queries.event)
+            self.first_query, self.n_queries = find(starts, keys.event), find(starts.diff(), keys.event)
+            starts = keys.offsets.to(torch.int32)
         self.key_event = find(events, keys.event)
         self.first_key, self.n_keys = find(starts, keys.event), find(starts.diff(), keys.event)
 
@@ -144,12 +145,15 @@ class PackedPairs:
         """
         if self.single:
             return q, k, Place(self.n_queries, self.n_keys, 0)
-        place = Place(self.n_queries[k], self.n_keys[k], self.key_event[k])
-        return q - self.first_query[k], k - self.first_key[k], place
+        first_key, n_keys = self.first_key[k], self.n_keys[k]
+        first_query, n_queries = (first_key, n_keys) if self.same_layout else (self.first_query[k], self.n_queries[k])
+        return q - first_query, k - first_key, Place(n_queries, n_keys, self.key_event[k])
 
     def same(self, q: Tensor, k: Tensor) -> Tensor:
         """Bool: packed query q and packed key k lie in one event."""
-        return (q >= 0) & (k >= 0) if self.single else self.query_event[q] == self.key_event[k]
+        if self.single:
+            return (q >= 0) & (k >= 0)
+        return (self.key_event if self.same_layout else self.query_event)[q] == self.key_event[k]
 
 
 def _table(values: Tensor, event: Tensor) -> Tensor:

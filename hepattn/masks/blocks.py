@@ -28,8 +28,9 @@ class _Segments:
         # divides n * n by n only where n is a sum
         self.blocks = (layout.total - 1) // size + 2
         """One more than the tokens fill, so that it is never 1, a size that gets a graph of its own."""
-        edges = (torch.arange(self.blocks, device=layout.device) * size).clamp(max=layout.total)
-        first = torch.cat([edges, layout.offsets[:-1]]).sort().values
+        edges = torch.arange(0, self.blocks * size, size, device=layout.device)
+        # what is sorted is no arithmetic on places, of which torch 2.11 generates no minimum for a GPU
+        first = torch.cat([edges, layout.offsets[:-1]]).sort().values.clamp(max=layout.total)
         last = torch.cat([first[1:], layout.offsets[-1:]]) - 1
         self.filled = last >= first
         first = first.clamp(max=layout.total - 1)

@@ -293,6 +293,16 @@ def test_a_graph_reads_the_same_positions_of_several_events(mode: type, cross: b
     torch.library.opcheck(torch.ops.hepattn.event_table.default, (queries.offsets.to(torch.int32), queries.event))
 
 
+@pytest.mark.parametrize("lengths", [[5], [5, 3]], ids=str)
+@pytest.mark.parametrize("cross", [False, True])
+def test_no_tensor_of_a_mask_mod_has_two_names(lengths: list[int], cross: bool) -> None:
+    """Else dynamo may ask one mask for the tensors of another, and raise AttributeError."""
+    queries, keys = Layout.of(lengths, "cpu"), Layout.of([2 * n for n in lengths], "cpu")
+    pairs = PackedPairs(queries, keys if cross else queries)
+    tensors = [one for one in vars(pairs).values() if isinstance(one, torch.Tensor)]
+    assert len({id(one) for one in tensors}) == len(tensors) >= 2
+
+
 def test_a_graph_can_divide_by_its_number_of_blocks() -> None:
     """Else code generated for a GPU fails where it splits a map of blocks into rows."""
     found: list[Any] = []
