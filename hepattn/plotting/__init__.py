@@ -9,6 +9,7 @@ from hepattn.plotting.attention import attention_maps, attention_rows, attention
 from hepattn.plotting.encodings import encoding_hits, encoding_planes, encoding_similarity, encoding_waves
 from hepattn.plotting.events import attended, event
 from hepattn.plotting.filter_performance import performance_by, turn_on
+from hepattn.plotting.heads import heads_against_chance, heads_against_loss, heads_on_hit
 from hepattn.plotting.masks import block_sizes, blocks, mask
 from hepattn.plotting.occupancy import composition, hits_per_particle, occupancy
 from hepattn.plotting.ordering import block_maps, block_recall, curves, places
@@ -47,6 +48,9 @@ __all__ = [
     "encoding_waves",
     "event",
     "found_tracks",
+    "heads_against_chance",
+    "heads_against_loss",
+    "heads_on_hit",
     "hits_per_particle",
     "kept",
     "kernel_answers",

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hepattn.plotting.attention_pattern import Pattern, turn
+from hepattn.plotting.attention_pattern import Pattern
+from hepattn.plotting.attention_tokens import turn
 from hepattn.sequence import Role
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "change",
     "compare",
     "measure",
+    "on_own_particle",
     "preference",
     "shares",
     "strongest",
@@ -200,25 +202,33 @@ def measure(pattern: Pattern, head: int | None = None, *, rows: Sequence[int] | 
         chosen = torch.arange(len(pattern.q)) if rows is None else torch.as_tensor(rows, dtype=torch.int64)
         rows = chosen[is_hit[chosen]]
     query_phi, key_phi = torch.from_numpy(pattern.query_phi).float(), torch.from_numpy(pattern.key_phi).float()
-    asks, owner = torch.from_numpy(pattern.query_particle), torch.from_numpy(pattern.key_particle)
-    size = torch.bincount(owner[owner >= 0], minlength=1)
     found: list[Tensor] = []
     for part, keys, weights in pattern.chunks(head, rows):
         distance = (key_phi[keys] - query_phi[part, None]).abs()
         distance = torch.minimum(distance, 2 * math.pi - distance)
-        same = keys == part[:, None]
-        itself = (weights * same).sum(dim=1) if pattern.hits else torch.full((len(part),), torch.nan)
-        mine = asks[part]
-        own = (weights * (owner[keys] == mine[:, None])).sum(dim=1) - (itself if pattern.hits else 0.0)
-        has = (mine >= 0) & (size[mine.clamp(0, len(size) - 1)] > 1)
+        itself = (weights * (keys == part[:, None])).sum(dim=1) if pattern.hits else torch.full((len(part),), torch.nan)
         entropy = -torch.xlogy(weights, weights).sum(dim=1) / math.log(2)
         far = (weights * distance.nan_to_num(0.0)).sum(dim=1)
         if pattern.kinds:
             far = far / (weights * is_hit[keys]).sum(dim=1)
-        columns = [own.where(has, torch.nan), itself, far, entropy]
+        columns = [on_own_particle(pattern, part, keys, weights), itself, far, entropy]
         found.append(torch.stack(columns, dim=1))
     mean = torch.cat(found).double().nanmean(dim=0).tolist() if found else [math.nan] * 4
     return Numbers(*mean)
+
+
+def on_own_particle(pattern: Pattern, rows: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
+    """Of some weights (R, K), the share on the other hits of each query's particle: (R,).
+
+    NaN where a query is on no particle, or in self-attention on one that has no other hit. Rows and keys are positions.
+    """
+    asks, owner = torch.from_numpy(pattern.query_particle)[rows], torch.from_numpy(pattern.key_particle)
+    size = torch.bincount(owner[owner >= 0], minlength=1)
+    has = (asks >= 0) & (size[asks.clamp(0, len(size) - 1)] > 1)
+    own = owner[keys] == asks[:, None]
+    if pattern.hits:
+        own &= keys != rows[:, None]
+    return (weights * own).sum(dim=1).where(has, torch.nan)
 
 
 def compare(patterns: Mapping[str, Pattern], head: int | None = None, every: int = 1) -> pd.DataFrame:

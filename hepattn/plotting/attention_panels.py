@@ -15,10 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from hepattn.plotting import style
 from hepattn.plotting.attention_numbers import STRONGEST, shares, strongest
-from hepattn.plotting.attention_pattern import Pattern, turn
+from hepattn.plotting.attention_pattern import Pattern
+from hepattn.plotting.attention_tokens import turn
 from hepattn.sequence import Role
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "AnglePanel",
     "DetectorPanel",
     "MapPanel",
+    "UnrolledPanel",
     "change_bar",
     "map_bar",
     "mark_legend",
@@ -35,6 +38,9 @@ __all__ = [
 
 REACHES = (400.0, 1100.0)
 """mm: how far a view along the beam goes; few steps, so that a moving picture keeps its scale."""
+
+ANGLES = (0.02, 0.05, 0.1, 0.2, 0.5)
+"""rad: the same to either side of a query."""
 
 TICKS = ([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
 
@@ -151,6 +157,9 @@ class DetectorPanel:
     Learned tokens have no place there: what they get is written in a corner.
     """
 
+    words = ("x [mm]", "y [mm]")
+    """Of the axes."""
+
     def __init__(self, ax: Axes, title: str) -> None:
         self.ax = ax
         self.hits = ax.scatter([], [], s=3, c=style.FAINT, linewidths=0, rasterized=True)
@@ -162,42 +171,73 @@ class DetectorPanel:
         self.note.set_bbox({"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 2})
         self.moving = [self.hits, self.lines, self.rings, self.star, self.note]
         """What `show` moves, the last on top."""
-        ax.set_aspect("equal", adjustable="box")
-        ax.set_xlabel("x [mm]")
-        ax.set_ylabel("y [mm]")
+        ax.set_xlabel(self.words[0])
+        ax.set_ylabel(self.words[1])
         ax.set_title(title)
+        self.frame(np.zeros((1, 2)))
 
-    def show(self, pattern: Pattern, row: int, head: int | None, title: str | None = None) -> None:
-        """Shows the attention of query `row`.
+    def places(self, pattern: Pattern, row: int) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+        """Of the keys (Nk, 2), and of the query (2,)."""
+        return pattern.key_xy, pattern.query_xy[row]
+
+    def frame(self, shown: NDArray[np.floating[Any]]) -> None:
+        """Makes the axes hold some places (n, 2)."""
+        self.ax.set_aspect("equal", adjustable="box")
+        self.ax.locator_params(nbins=6)
+        needed = 1.05 * float(np.abs(shown).max())
+        reach = next((one for one in REACHES if one >= needed), needed)
+        self.ax.set_xlim(-reach, reach)
+        self.ax.set_ylim(-reach, reach)
+
+    def show(
+        self, pattern: Pattern, row: int, head: int | None, title: str | None = None, *, count: int = STRONGEST
+    ) -> None:
+        """Shows the attention of query `row`, a line to each of its `count` strongest keys that are hits.
 
         Raises:
             ValueError: the query is a learned token.
         """
         if np.isnan(pattern.query_xy[row]).any():
             raise ValueError(f"query {row} is a learned token and has no place on the detector: choose a hit")
-        found = strongest(pattern, row, head=head, only_hits=True)
+        found = strongest(pattern, row, count, head, only_hits=True)
         weights, keys = (one.numpy()[::-1] for one in found)  # the strongest on top
         self.note.set_text(share_words(shares(pattern, head, rows=[row])))
         drawn = (weights > 0) & (keys != row if pattern.hits else True)  # a window may hold fewer
         weights, keys = weights[drawn], keys[drawn]
         mine = pattern.mine(row)
-        self.hits.set_offsets(pattern.key_xy[pattern.is_hit])
-        self.rings.set_offsets(pattern.key_xy[mine])
-        self.star.set_offsets(pattern.query_xy[row])
-        start = np.broadcast_to(pattern.query_xy[row], (len(keys), 2))
-        self.lines.set_segments(list(np.stack([start, pattern.key_xy[keys]], axis=1)))
+        at, star = self.places(pattern, row)
+        self.hits.set_offsets(at[pattern.is_hit])
+        self.rings.set_offsets(at[mine])
+        self.star.set_offsets(star)
+        self.lines.set_segments(list(np.stack([np.broadcast_to(star, (len(keys), 2)), at[keys]], axis=1)))
         share = weights / max(float(weights.max(initial=0.0)), 1e-30)
         colours = np.where(mine[keys, None], to_rgba(OWN), to_rgba(OTHER))
         colours[:, 3] = 0.35 + 0.65 * share
         self.lines.set_color(list(colours))
         self.lines.set_linewidth(list(0.7 + 2.3 * share))
-        shown = np.concatenate([pattern.key_xy[keys[share > 0.1]], pattern.key_xy[mine], pattern.query_xy[[row]]])
-        needed = 1.05 * float(np.abs(shown).max())
-        reach = next((one for one in REACHES if one >= needed), needed)
-        self.ax.set_xlim(-reach, reach)
-        self.ax.set_ylim(-reach, reach)
+        self.frame(np.concatenate([at[keys[share > 0.1]], at[mine], star[None]]))
         if title is not None:
             self.ax.set_title(title)
+
+
+class UnrolledPanel(DetectorPanel):
+    """The same with φ along the axis: tracks that point away from the beam stand upright, and lines lie apart."""
+
+    words = ("Δφ to the query [rad]", "distance from the beam [mm]")
+
+    @override
+    def places(self, pattern: Pattern, row: int) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+        apart = turn(pattern.key_phi - pattern.query_phi[row])
+        keys = np.stack([apart, np.hypot(*pattern.key_xy.T)], axis=1)
+        return keys, np.array([0.0, np.hypot(*pattern.query_xy[row])])
+
+    @override
+    def frame(self, shown: NDArray[np.floating[Any]]) -> None:
+        across, away = 1.1 * np.abs(shown).max(axis=0)
+        across = next((one for one in ANGLES if one >= across), math.pi)
+        away = next((one for one in REACHES if one >= away), away)
+        self.ax.set_xlim(-across, across)
+        self.ax.set_ylim(0, away)
 
 
 class AnglePanel:
@@ -236,11 +276,12 @@ class AnglePanel:
             self.keys.set_data(np.maximum(np.histogram(delta, self.edges)[0] / len(delta), 1e-9))
 
 
-def mark_legend(figure: Figure, *, own: bool = True) -> None:
-    """The marks of `DetectorPanel` under a figure; `own`: queries have particles."""
+def mark_legend(figure: Figure, *, own: bool = True, count: int | None = STRONGEST) -> None:
+    """The marks of `DetectorPanel` under a figure; `own`: queries have particles; `count` lines, None: it varies."""
+    many = "" if count is None else f"{count} "
     handles = [
         Line2D([], [], linestyle="", marker="*", markersize=13, color=style.ORANGE, label="the query"),
-        Line2D([], [], color=OTHER, label=f"its {STRONGEST} strongest hits; wide and dark: more attention"),
+        Line2D([], [], color=OTHER, label=f"its {many}strongest hits; wide and dark: more attention"),
     ]
     if own:
         handles[1:1] = [

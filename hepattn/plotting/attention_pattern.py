@@ -23,9 +23,10 @@ from hepattn.encodings import Encoding, make_encoding
 from hepattn.masks import Mask
 from hepattn.masks.base import Place, Span
 from hepattn.models.hit_filter import HitFilter
+from hepattn.plotting.attention_tokens import Tokens, among, directions, hits_of, standing_at, turn
 from hepattn.sequence import Role
 
-__all__ = ["EncodedSide", "Pattern", "call_pattern", "filter_patterns", "layer_pattern", "phi_encoding", "turn"]
+__all__ = ["EncodedSide", "Pattern", "call_pattern", "filter_patterns", "layer_pattern", "phi_encoding"]
 
 EncodedSide = Literal["both", "queries", "keys", "none"]
 """What an encoding is added to before queries and keys are made of it."""
@@ -68,6 +69,8 @@ class Pattern:
     """True: query i and key i are the same hit (or learned token). False: cross-attention."""
     roles: NDArray[np.integer[Any]] | None = None
     """(Nk,) the `Role` of each key, and where `hits` of each query; None: all are hits."""
+    key_eta: NDArray[np.floating[Any]] | None = None
+    """(Nk,) pseudorapidity; NaN: a learned token. None: not known."""
 
     @property
     def heads(self) -> int:
@@ -133,8 +136,13 @@ class Pattern:
         scores = q.transpose(0, 1) @ k.permute(1, 2, 0)
         if self.mask is None:
             return scores.softmax(dim=-1).mean(dim=0)
-        allowed = self.mask.allowed(rows[:, None], keys[None], Place(len(self.q), len(self.k)))
-        return scores.masked_fill_(~allowed, -torch.inf).softmax(dim=-1).nan_to_num_(0.0).mean(dim=0)
+        return scores.masked_fill_(~self.allowed(rows, keys), -torch.inf).softmax(dim=-1).nan_to_num_(0.0).mean(dim=0)
+
+    def allowed(self, rows: Tensor, keys: Tensor) -> Tensor:
+        """(R, K) bool, True: the query at one of these positions may look at the key at the other."""
+        if self.mask is None:
+            return torch.ones(len(rows), len(keys), dtype=torch.bool)
+        return self.mask.allowed(rows[:, None], keys[None], Place(len(self.q), len(self.k)))
 
     def nearest(self, phi: float) -> int:
         """Position of the query whose direction is nearest to phi (rad), around the full turn."""
@@ -159,11 +167,6 @@ class Pattern:
     def _check(self, head: int | None) -> None:
         if head is not None and not 0 <= head < self.heads:
             raise ValueError(f"head must lie in 0 ... {self.heads - 1}, got {head}")
-
-
-def turn(angle: NDArray[Any]) -> NDArray[Any]:
-    """Angles (rad) brought into [-π, π)."""
-    return np.asarray((angle + np.pi) % (2 * np.pi) - np.pi)
 
 
 def phi_encoding(name: str, channels: int, alpha: float | None = None, base: float | None = None) -> Encoding | None:
@@ -228,14 +231,14 @@ def layer_pattern(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = Attention(dim, heads, qk_norm="rms")
-    keys = _hits(event)
+    keys = hits_of(event)
     names = CONTENT if event.hits.clusters is not None else CONTENT[:4]
     features = hit_features(event, names)[torch.from_numpy(keys.order)]
     features = (features - features.mean(dim=0)) / features.std(dim=0, correction=0).clamp(min=1e-6)
     x = _sized(features @ torch.randn(len(names), dim, generator=generator))
     asking, c = keys, x
     if queries is not None:
-        asking = _directions(queries, keys)
+        asking = directions(queries, keys)
         c = _sized(torch.randn(len(asking.phi), dim, generator=generator))
     if encode is not None and encoded in {"both", "queries"}:
         c = c + encode(torch.from_numpy(asking.phi).float())
@@ -267,7 +270,7 @@ def filter_patterns(net: HitFilter, event: Event, *, encoded: bool = True, name:
     """
     inside = net.config.selection.in_volumes(event.hits)
     event = event if inside.all() else event.keep(inside)
-    keys = _hits(event)
+    keys = hits_of(event)
     training = net.training
     told = [] if encoded else [part for part in (net.encoding, net.rotary) if part is not None]
     hooks = [part.register_forward_hook(_same_for_all) for part in told]
@@ -300,11 +303,11 @@ def call_pattern(
             number of hits, or is of cross-attention and `query_phi` does not say where each query stands.
     """
     if query_phi is None:
-        return _of_call(name or call.name, call, _hits(event))
-    return _of_cross(name or call.name, call, _hits(event), np.asarray(query_phi, dtype=np.float64))
+        return _of_call(name or call.name, call, hits_of(event))
+    return _of_cross(name or call.name, call, hits_of(event), np.asarray(query_phi, dtype=np.float64))
 
 
-def _of_call(name: str, call: AttentionCall, hits: "_Tokens") -> Pattern:
+def _of_call(name: str, call: AttentionCall, hits: Tokens) -> Pattern:
     if call.layout.batch != 1 or call.kv_layout is not call.layout or call.bias is not None:
         raise ValueError(
             f"a pattern is drawn of self-attention in one event, without a distance bias; {call.name} was recorded "
@@ -318,7 +321,7 @@ def _of_call(name: str, call: AttentionCall, hits: "_Tokens") -> Pattern:
     return replace(pattern, roles=roles)
 
 
-def _of_cross(name: str, call: AttentionCall, hits: "_Tokens", phi: NDArray[np.float64]) -> Pattern:
+def _of_cross(name: str, call: AttentionCall, hits: Tokens, phi: NDArray[np.float64]) -> Pattern:
     if call.layout.batch != 1 or call.kv_layout is call.layout or call.bias is not None:
         raise ValueError(
             f"query_phi belongs to cross-attention in one event, without a distance bias; {call.name} was recorded "
@@ -329,68 +332,24 @@ def _of_cross(name: str, call: AttentionCall, hits: "_Tokens", phi: NDArray[np.f
         raise ValueError(f"{call.name} has {len(call.q)} queries: give φ of each, not an array of shape {phi.shape}")
     roles = None if call.kv_roles is None else call.kv_roles.cpu().numpy()
     keys = _told(call.name, hits, roles, len(call.k))
-    asking = _at(turn(phi), keys)
+    asking = standing_at(turn(phi), keys)
     pattern = _pattern(name, call.q.float().cpu(), call.k.float().cpu(), asking, keys, call.mask)
     return replace(pattern, roles=roles)
 
 
-def _told(name: str, hits: "_Tokens", roles: NDArray[np.integer[Any]] | None, count: int) -> "_Tokens":
+def _told(name: str, hits: Tokens, roles: NDArray[np.integer[Any]] | None, count: int) -> Tokens:
     """All tokens of a recorded sequence: the hits, and what stands among them."""
     found = count if roles is None else int((roles == Role.HIT).sum())
     if found != len(hits.phi):
         raise ValueError(f"{name} was recorded with {found} hits, and the event has {len(hits.phi)}")
-    return hits if roles is None else _among(hits, roles)
+    return hits if roles is None else among(hits, roles)
 
 
-@dataclass(frozen=True, eq=False)
-class _Tokens:
-    """Hits, or directions, in φ order. `order`: indices in the event; -1: a learned token."""
-
-    phi: NDArray[np.floating[Any]]
-    xy: NDArray[np.floating[Any]]
-    particle: NDArray[np.integer[Any]]
-    order: NDArray[np.integer[Any]]
-
-
-def _hits(event: Event) -> _Tokens:
-    order = np.argsort(event.hits.phi.astype(np.float32), kind="stable")
-    owner = np.full(len(order), -1) if event.hits.particle is None else event.hits.particle[order]
-    xy = np.stack([event.hits.x, event.hits.y], axis=1)[order]
-    return _Tokens(event.hits.phi[order], xy, owner.astype(np.int64), order)
-
-
-def _among(hits: _Tokens, roles: NDArray[np.integer[Any]]) -> _Tokens:
-    """The hits at their places among learned tokens, which have no φ, place or particle."""
-    at = roles == Role.HIT
-    phi, xy = np.full(len(roles), np.nan), np.full((len(roles), 2), np.nan)
-    particle, order = np.full(len(roles), -1), np.full(len(roles), -1)
-    phi[at], xy[at], particle[at], order[at] = hits.phi, hits.xy, hits.particle, hits.order
-    return _Tokens(phi, xy, particle, order)
-
-
-def _directions(queries: int | ArrayLike, keys: _Tokens) -> _Tokens:
-    """Queries at even or at given φ, in φ order."""
-    if isinstance(queries, int):
-        phi = -np.pi + 2 * np.pi * np.arange(queries) / max(queries, 1)
-    else:
-        phi = np.sort(turn(np.asarray(queries, dtype=np.float64)))
-    if phi.ndim != 1 or not len(phi) or not np.isfinite(phi).all():
-        raise ValueError(f"queries must be at least 1, or φ (rad) of one or more, got {queries!r}")
-    return _at(phi, keys)
-
-
-def _at(phi: NDArray[np.float64], keys: _Tokens) -> _Tokens:
-    """Queries in these directions, outside of all hits."""
-    rim = 1.06 * float(np.nanmax(np.hypot(*keys.xy.T)))
-    xy = rim * np.stack([np.cos(phi), np.sin(phi)], axis=1)
-    return _Tokens(phi, xy, np.full(len(phi), -1), np.arange(len(phi)))
-
-
-def _pattern(name: str, q: Tensor, k: Tensor, asking: _Tokens, keys: _Tokens, mask: Mask | None) -> Pattern:
-    same = asking is keys
+def _pattern(name: str, q: Tensor, k: Tensor, asking: Tokens, keys: Tokens, mask: Mask | None) -> Pattern:
     return Pattern(
-        name, q, k, asking.phi, keys.phi, asking.xy, keys.xy, asking.particle, keys.particle, mask=mask, hits=same
-    )
+        name, q, k, asking.phi, keys.phi, asking.xy, keys.xy, asking.particle, keys.particle, mask=mask,
+        hits=asking is keys, key_eta=keys.eta,
+    )  # fmt: skip
 
 
 def _sized(x: Tensor) -> Tensor:

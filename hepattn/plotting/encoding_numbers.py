@@ -16,7 +16,8 @@ from hepattn.attention.rotation import Rotation
 from hepattn.data.schema import Event, Selection
 from hepattn.encodings import ENCODINGS, Encoding, Fields, RandomFourier, Rotary, RotaryFields
 from hepattn.metrics.intervals import Fraction
-from hepattn.plotting.attention_pattern import phi_encoding, turn
+from hepattn.plotting.attention_pattern import phi_encoding
+from hepattn.plotting.attention_tokens import turn
 
 __all__ = [
     "KINDS",

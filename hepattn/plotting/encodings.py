@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hepattn.encodings import Encoding, Rotary
 from hepattn.plotting import style
-from hepattn.plotting.attention_pattern import turn
+from hepattn.plotting.attention_tokens import turn
 from hepattn.plotting.encoding_numbers import AnyEncoding, Ranks, around, encode, similarity
 
 __all__ = ["encoding_hits", "encoding_planes", "encoding_similarity", "encoding_waves"]

@@ -32,11 +32,14 @@ from hepattn.models.hit_filter import HitFilter
 from hepattn.models.maskformer import MaskFormer
 from hepattn.plotting import style
 from hepattn.plotting.attention_numbers import change, preference
-from hepattn.plotting.attention_panels import MapPanel
-from hepattn.plotting.attention_pattern import layer_pattern, turn
+from hepattn.plotting.attention_panels import MapPanel, UnrolledPanel
+from hepattn.plotting.attention_pattern import filter_patterns, layer_pattern
+from hepattn.plotting.attention_tokens import turn
 from hepattn.plotting.encoding_numbers import encode, encoding, similarity
 from hepattn.plotting.encodings import wave_image
 from hepattn.plotting.events import View, attended, event
+from hepattn.plotting.head_numbers import head_table
+from hepattn.plotting.heads import draw_against_chance
 from hepattn.plotting.masks import blocks, mask
 from hepattn.plotting.ordering import WINDOWS, BlockMapPanel
 from hepattn.plotting.peers import EfficiencyPanel, groups_of_hits
@@ -89,6 +92,14 @@ def middle_hit(of: Event, selection: Selection) -> int:
         raise ValueError(f"no particle of event {of.event_id} is reconstructable: {selection}")
     along = np.flatnonzero(of.hits.particle == chosen.argmax())
     return int(along[np.argsort(of.hits.s[along])][len(along) // 2])
+
+
+def outer_direction(of: Event, selection: Selection, default: float = 1.0) -> float:
+    """φ (rad) of the outermost hit of the selected particle that has the most hits; `default` where there is none."""
+    if of.hits.particle is None or of.particles is None or not selection.particles(of).any():
+        return default
+    along = np.flatnonzero(of.hits.particle == of.hits.particle[middle_hit(of, selection)])
+    return float(of.hits.phi[along[of.hits.r[along].argmax()]])
 
 
 def small(columns: int = 1, *, aspect: float = 0.5, ratios: list[float] | None = None) -> tuple[Figure, list[Axes]]:
@@ -237,6 +248,19 @@ def hit_filter_performance() -> Figure:
     return figure
 
 
+def trained_attention() -> Figure:
+    """Thumbnail 10: what two heads look at from one hit of a track, and heads against chance and distance."""
+    figure, panels = small(3)
+    net, of = HitFilter.pretrained("sample"), sample_events()[-40]
+    patterns = filter_patterns(net, of)
+    row = patterns[0].nearest(outer_direction(of, net.config.selection))
+    for ax, (layer, head) in zip(panels, ((2, 0), (3, 1)), strict=False):
+        UnrolledPanel(ax, "").show(patterns[layer], row, head, count=20)
+        ax.set_ylim(0, 500)
+    draw_against_chance(panels[2], head_table(net, of, every=10), scale=0.45)
+    return figure
+
+
 def maskformer() -> Figure:
     """Thumbnail 11: costs of matching queries to particles with the assignment, and masks after the last layer."""
     figure, (matching, last) = small(2, ratios=[1.0, 1.4])
@@ -317,6 +341,7 @@ THUMBNAILS: dict[str, Callable[[], Figure]] = {
     "07": ordering,
     "08": train_hit_filter,
     "09": hit_filter_performance,
+    "10": trained_attention,
     "11": maskformer,
     "12": tracking_metrics,
     "13": tracks_against_kalman,

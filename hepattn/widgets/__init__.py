@@ -7,6 +7,7 @@ from hepattn.widgets.attention import AttentionExplorer
 from hepattn.widgets.base import Explorer, choice, slider
 from hepattn.widgets.encodings import EncodingExplorer
 from hepattn.widgets.events import EventExplorer
+from hepattn.widgets.heads import HeadExplorer
 from hepattn.widgets.kernels import KernelExplorer
 from hepattn.widgets.masks import MaskExplorer
 from hepattn.widgets.ordering import OrderingExplorer
@@ -25,6 +26,7 @@ __all__ = [
     "EncodingExplorer",
     "EventExplorer",
     "Explorer",
+    "HeadExplorer",
     "KernelExplorer",
     "MaskExplorer",
     "OrderingExplorer",

@@ -25,7 +25,7 @@ from hepattn.plotting.attention_panels import (
     mark_legend,
 )
 from hepattn.plotting.attention_pattern import EncodedSide, Pattern, filter_patterns, layer_pattern, phi_encoding
-from hepattn.plotting.gallery import middle_hit
+from hepattn.plotting.gallery import outer_direction
 from hepattn.widgets.base import Explorer, choice, slider
 
 __all__ = ["AttentionExplorer"]
@@ -216,11 +216,7 @@ class AttentionExplorer(Explorer):
         """φ of the query that is shown first."""
         if self.queries is not None or not self.events:
             return 1.0
-        event, wanted = self.events[0], Selection()
-        if event.hits.particle is None or event.particles is None or not wanted.particles(event).any():
-            return 1.0
-        along = np.flatnonzero(event.hits.particle == event.hits.particle[middle_hit(event, wanted)])
-        return float(event.hits.phi[along[event.hits.r[along].argmax()]])
+        return outer_direction(self.events[0], Selection())
 
     def _name(self) -> str:
         """The key of the filter that the encoding chooses."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from hepattn.encodings import Encoding, Rotary
 from hepattn.plotting import style
-from hepattn.plotting.attention_pattern import turn
+from hepattn.plotting.attention_tokens import turn
 from hepattn.plotting.encoding_numbers import KINDS, Likeness, around, encode, encoding, measure, similarity
 from hepattn.plotting.encodings import POINTS, angle_axis, wave_image
 from hepattn.widgets.base import Explorer, choice, log_slider, slider

@@ -17,7 +17,8 @@ from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting import attention_maps, attention_pattern, attention_rows, attention_seam
 from hepattn.plotting.attention_numbers import Numbers, across, binned, compare, measure, preference, strongest
-from hepattn.plotting.attention_pattern import CONTENT, Pattern, filter_patterns, layer_pattern, phi_encoding, turn
+from hepattn.plotting.attention_pattern import CONTENT, Pattern, filter_patterns, layer_pattern, phi_encoding
+from hepattn.plotting.attention_tokens import turn
 from hepattn.sequence import Layout
 
 NAMES = ("none", "sinusoidal", "hepformer", "periodic", "fourier", "periodic_fourier")

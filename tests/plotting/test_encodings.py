@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hepattn.data.schema import Event, Selection
 from hepattn.encodings import Fields, Periodic, RandomFourier, Rotary, RotaryFields, Sinusoidal
 from hepattn.plotting import encoding_hits, encoding_planes, encoding_similarity, encoding_waves
-from hepattn.plotting.attention_pattern import turn
+from hepattn.plotting.attention_tokens import turn
 from hepattn.plotting.encoding_numbers import (
     KINDS,
     Ranks,

@@ -14,7 +14,8 @@ from hepattn.models.encoder_config import EncoderConfig
 from hepattn.models.hit_filter import HitFilter
 from hepattn.plotting.attention_numbers import preference
 from hepattn.plotting.attention_panels import MapPanel
-from hepattn.plotting.attention_pattern import Pattern, filter_patterns, layer_pattern, turn
+from hepattn.plotting.attention_pattern import Pattern, filter_patterns, layer_pattern
+from hepattn.plotting.attention_tokens import turn
 from hepattn.widgets import AttentionExplorer
 from hepattn.widgets import attention as widget
 

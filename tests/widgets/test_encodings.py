@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hepattn.plotting.attention_pattern import turn
+from hepattn.plotting.attention_tokens import turn
 from hepattn.plotting.encoding_numbers import KINDS, around, encode, encoding, frequencies, measure, similarity
 from hepattn.widgets import EncodingExplorer
 from hepattn.widgets.encodings import OWN
