@@ -213,6 +213,11 @@ class Encoder(nn.Module):
         """
         self._compiled = torch.compile(self.run, *args, **options)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether `compile` was called: hooks and recordings are then no part of what runs."""
+        return self._compiled is not None
+
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         state.pop("_compiled", None)

@@ -46,13 +46,15 @@ def heads_silenced(model: nn.Module, heads: Iterable[tuple[int, int]]) -> Iterat
     """Inside it some heads tell every token the same: the mean over all tokens of a call stands for what each was told.
 
     Args:
-        model: not compiled
+        model: not compiled, since a graph goes on as it was traced
         heads: (layer, head), both from 0, layers as in `attention_layers`
 
     Raises:
-        ValueError: there is no such head, or no attention
+        ValueError: there is no such head, or no attention, or the model is compiled
     """
     layers = attention_layers(model)
+    if hasattr(model, "_orig_mod") or any(isinstance(one, Encoder) and one.compiled for one in model.modules()):
+        raise ValueError("a compiled model can't be silenced in parts: take the model as it was before it was compiled")
     of_layer: dict[int, set[int]] = {}
     for layer, head in heads:
         if not 0 <= layer < len(layers) or not 0 <= head < layers[layer].num_heads:

@@ -129,8 +129,13 @@ def head_table(net: HitFilter, events: Event | Iterable[Event], *, every: int = 
         Index (layer, head). Columns: "own particle [%]", the share of attention on the other hits of the query's
         particle; "by distance [%]", the same of a head that knows distances alone (`own_by_distance`); "chance [%]",
         of one that looks at all alike that the mask allows; "itself [%]"; "mean |Δφ| [rad]"; "entropy [bit]".
+
+    Raises:
+        ValueError: there is no event, or the filter has learned tokens or no attention
     """
     given = [events] if isinstance(events, Event) else list(events)
+    if not given:
+        raise ValueError("there is no event to look at")
     tables = []
     for event in given:
         patterns = filter_patterns(net, event)

@@ -73,6 +73,15 @@ def test_there_is_no_such_head(net, head) -> None:
         pass
 
 
+def test_a_graph_goes_on_as_it_was_traced(net) -> None:
+    compiled = HitFilter(window=32, encoder=EncoderConfig(16, 1, 2))
+    assert isinstance(compiled.encoder, Encoder)
+    compiled.encoder.compile(backend="eager")
+    for one in (compiled, torch.compile(net, backend="eager")):
+        with pytest.raises(ValueError, match="as it was before it was compiled"), heads_silenced(one, [(0, 0)]):
+            pass
+
+
 def test_no_attention_no_heads(wedge) -> None:
     alone = HitFilter(attention=False, encoder=EncoderConfig(16, 1, 2))
     with pytest.raises(ValueError, match="HitFilter contains no Attention"):

@@ -95,6 +95,12 @@ def test_the_table_holds_each_head_and_the_mean_of_events(net, event):
     assert first.to_numpy()[3].tolist() == pytest.approx(expected)
 
 
+def test_no_event_no_table(net):
+    for table in (head_table, silenced_table, sight_table):
+        with pytest.raises(ValueError, match="there is no event"):
+            table(net, [])
+
+
 def test_shares_of_one_hit(net, event):
     patterns, row = filter_patterns(net, event), 20
     shares = own_of_hit(patterns, row)
