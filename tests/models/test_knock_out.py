@@ -77,7 +77,9 @@ def test_a_graph_goes_on_as_it_was_traced(net) -> None:
     compiled = HitFilter(window=32, encoder=EncoderConfig(16, 1, 2))
     assert isinstance(compiled.encoder, Encoder)
     compiled.encoder.compile(backend="eager")
-    for one in (compiled, torch.compile(net, backend="eager")):
+    wrapped = torch.compile(net, backend="eager")
+    assert isinstance(wrapped, torch.nn.Module)
+    for one in (compiled, wrapped):
         with pytest.raises(ValueError, match="as it was before it was compiled"), heads_silenced(one, [(0, 0)]):
             pass
 
