@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hepattn.attention.module import Attention
+from hepattn.data.ordering import hit_order
 from hepattn.data.schema import Event
 from hepattn.masks import Dense, Mask
 from hepattn.models.encoder import Encoder
@@ -95,11 +96,10 @@ def score_seeing(net: HitFilter, event: Event, seen: Sight, *, seed: int = 0) ->
     encoder = net.encoder
     if not isinstance(encoder, Encoder):
         raise ValueError("this filter looks at each hit alone (attention=False): there is nothing to hide from it")  # noqa: TRY004
-    inside = net.config.selection.in_volumes(event.hits)
-    if event.hits.particle is None:
+    hits = event.hits.take(net.config.selection.in_volumes(event.hits))
+    if hits.particle is None:
         raise ValueError("who is on the same particle is not known: give an event with truth")
-    order = np.argsort(event.hits.phi[inside].astype(np.float32), kind="stable")
-    particle = torch.from_numpy(event.hits.particle[inside][order].astype(np.int64))
+    particle = torch.from_numpy(hits.particle[hit_order(hits, "phi")].astype(np.int64))
     mask = encoder.mask
     allowed = Dense(sight(particle, seen, mask, seed=seed))
     try:

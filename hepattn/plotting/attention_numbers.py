@@ -222,13 +222,11 @@ def on_own_particle(pattern: Pattern, rows: Tensor, keys: Tensor, weights: Tenso
 
     NaN where a query is on no particle, or in self-attention on one that has no other hit. Rows and keys are positions.
     """
-    asks, owner = torch.from_numpy(pattern.query_particle)[rows], torch.from_numpy(pattern.key_particle)
-    size = torch.bincount(owner[owner >= 0], minlength=1)
-    has = (asks >= 0) & (size[asks.clamp(0, len(size) - 1)] > 1)
-    own = owner[keys] == asks[:, None]
+    asks, owner = torch.from_numpy(pattern.query_particle)[rows], torch.from_numpy(pattern.key_particle)[keys]
+    own = owner == asks[:, None]
     if pattern.hits:
         own &= keys != rows[:, None]
-    return (weights * own).sum(dim=1).where(has, torch.nan)
+    return (weights * own).sum(dim=1).where(torch.from_numpy(pattern.in_company)[rows], torch.nan)
 
 
 def compare(patterns: Mapping[str, Pattern], head: int | None = None, every: int = 1) -> pd.DataFrame:

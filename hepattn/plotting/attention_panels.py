@@ -5,7 +5,7 @@ Their artists are made once and moved, by figures and by explorers alike.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -159,6 +159,8 @@ class DetectorPanel:
 
     words = ("x [mm]", "y [mm]")
     """Of the axes."""
+    aspect: Literal["equal", "auto"] = "equal"
+    """Of the two."""
 
     def __init__(self, ax: Axes, title: str) -> None:
         self.ax = ax
@@ -174,7 +176,8 @@ class DetectorPanel:
         ax.set_xlabel(self.words[0])
         ax.set_ylabel(self.words[1])
         ax.set_title(title)
-        self.frame(np.zeros((1, 2)))
+        ax.set_aspect(self.aspect, adjustable="box")
+        ax.locator_params(nbins=6)
 
     def places(self, pattern: Pattern, row: int) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
         """Of the keys (Nk, 2), and of the query (2,)."""
@@ -182,8 +185,6 @@ class DetectorPanel:
 
     def frame(self, shown: NDArray[np.floating[Any]]) -> None:
         """Makes the axes hold some places (n, 2)."""
-        self.ax.set_aspect("equal", adjustable="box")
-        self.ax.locator_params(nbins=6)
         needed = 1.05 * float(np.abs(shown).max())
         reach = next((one for one in REACHES if one >= needed), needed)
         self.ax.set_xlim(-reach, reach)
@@ -224,6 +225,7 @@ class UnrolledPanel(DetectorPanel):
     """The same with φ along the axis: tracks that point away from the beam stand upright, and lines lie apart."""
 
     words = ("Δφ to the query [rad]", "distance from the beam [mm]")
+    aspect = "auto"
 
     @override
     def places(self, pattern: Pattern, row: int) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:

@@ -8,6 +8,7 @@ in the sequence and their names; they have no φ and no place on the detector: N
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -111,12 +112,15 @@ class Pattern:
         Rows (R,) and keys (K,) are positions, keys ascending; weights (R, K) float32. Keys that none of the rows may
         see can be left out, so that a window costs what it holds.
         """
-        self._check(head)
+        for part, keys in self.parts(rows, self.heads if head is None else 1):
+            yield part, keys, self.weights(part, keys, head)
+
+    def parts(self, rows: Sequence[int] | Tensor | None = None, heads: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows and keys of `chunks`, without the weights; `heads`: of how many the weights are held at one time."""
         chosen = torch.arange(len(self.q)) if rows is None else torch.as_tensor(rows, dtype=torch.int64)
-        size = max(1, BLOCK // max(1, len(self.k) * (self.heads if head is None else 1)))
+        size = max(1, BLOCK // max(1, len(self.k) * heads))
         for part in chosen.split(size if self.mask is None else min(size, RUN)):
-            keys = self._seen(part)
-            yield part, keys, self._weights(part, keys, head)
+            yield part, self._seen(part)
 
     def _seen(self, rows: Tensor) -> Tensor:
         """Positions of the keys in all runs of `RUN` that one of the rows may see; never none."""
@@ -129,8 +133,9 @@ class Pattern:
         keys = (first[some.expand_as(first)][:, None] + torch.arange(RUN)).flatten()
         return keys[keys < n] if len(keys) else torch.arange(1)
 
-    def _weights(self, rows: Tensor, keys: Tensor, head: int | None) -> Tensor:
-        """(R, K) weights of some pairs, where no other keys have any."""
+    def weights(self, rows: Tensor, keys: Tensor, head: int | None = None) -> Tensor:
+        """(R, K) weights of some pairs, where no other keys have any; the mean of all heads unless one is asked for."""
+        self._check(head)
         heads = slice(None) if head is None else slice(head, head + 1)
         q, k = self.q[rows, heads].float() * self.q.shape[-1] ** -0.5, self.k[keys, heads].float()
         scores = q.transpose(0, 1) @ k.permute(1, 2, 0)
@@ -158,6 +163,14 @@ class Pattern:
     def uniform(self) -> Self:
         """The same mask without any preference: the random baseline of every number."""
         return replace(self, name="uniform", q=torch.zeros_like(self.q[:, :1]), k=torch.zeros_like(self.k[:, :1]))
+
+    @cached_property
+    def in_company(self) -> NDArray[np.bool_]:
+        """(Nq,) True: two keys or more lie on the query's particle."""
+        size = np.bincount(
+            self.key_particle[self.key_particle >= 0], minlength=int(self.query_particle.max(initial=0)) + 1
+        )
+        return (self.query_particle >= 0) & (size[self.query_particle.clip(0)] > 1)
 
     def mine(self, row: int) -> NDArray[np.bool_]:
         """(Nk,) hits of the query's particle; none where it has no particle."""

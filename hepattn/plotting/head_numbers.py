@@ -5,6 +5,7 @@ Layers and heads count from 1 in tables, as in the titles of figures.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -38,7 +39,7 @@ class _Apart:
         assert pattern.key_eta is not None
         self.phi, self.eta, self.bins = pattern.key_phi, pattern.key_eta, bins
         near: list[NDArray[np.floating[Any]]] = []
-        for part, keys, _ in pattern.chunks(0, rows[:: max(1, len(rows) // SAMPLED)]):
+        for part, keys in pattern.parts(rows[:: max(1, len(rows) // SAMPLED)]):
             seen = (pattern.allowed(part, keys) & (keys != part[:, None])).numpy()
             near.append(np.stack([np.abs(delta)[seen] for delta in self._deltas(part, keys)]))
         self.ends = np.quantile(np.concatenate(near, axis=1), np.arange(1, bins) / bins, axis=1).T
@@ -87,14 +88,14 @@ def own_by_distance(
     apart = _Apart(pattern, chosen, bins)
     heads = range(pattern.heads)
     weight, count = (torch.zeros(n, len(apart), dtype=torch.float64) for n in (pattern.heads, 1))
-    for chunk in zip(*(pattern.chunks(head, chosen) for head in heads), strict=True):
-        part, keys, _ = chunk[0]
+    for part, keys in pattern.parts(chosen):
         index = apart.bin(part, keys).flatten()
         count += torch.bincount(index, pattern.allowed(part, keys).flatten(), minlength=len(apart))
-        weight.index_add_(1, index, torch.stack([weights.flatten() for *_, weights in chunk]).double())
+        for head in heads:
+            weight[head].index_add_(0, index, pattern.weights(part, keys, head).double().flatten())
     mean = weight / count.clamp(min=1)
     found: list[list[Tensor]] = [[] for _ in heads]
-    for part, keys, _ in pattern.chunks(0, chosen):
+    for part, keys in pattern.parts(chosen):
         index, allowed = apart.bin(part, keys), pattern.allowed(part, keys)
         for head in heads:
             given = mean[head, index] * allowed
@@ -175,15 +176,13 @@ def silenced_table(net: HitFilter, events: Sequence[Event], *, layers: bool = Fa
     whole = {layer + 1: [(layer, head) for head in range(count)] for layer, count in enumerate(sizes)}
     chosen: dict[Any, list[tuple[int, int]]] = {0: [], **whole} if layers else {(0, 0): [], **every}
 
-    def silent(heads: list[tuple[int, int]]) -> Callable[[Event], Tensor]:
-        def score(event: Event) -> Tensor:
-            with heads_silenced(net, heads):
-                return net.score(event)
-
-        return score
-
-    table = _losses({name: silent(heads) for name, heads in chosen.items()}, net, events)
+    table = _losses({name: partial(_score_silent, net, heads) for name, heads in chosen.items()}, net, events)
     return table.rename_axis(index=["layer"] if layers else ["layer", "head"])
+
+
+def _score_silent(net: HitFilter, heads: Sequence[tuple[int, int]], event: Event) -> Tensor:
+    with heads_silenced(net, heads):
+        return net.score(event)
 
 
 def sight_table(net: HitFilter, events: Sequence[Event], *, seed: int = 0) -> pd.DataFrame:
@@ -200,12 +199,9 @@ def sight_table(net: HitFilter, events: Sequence[Event], *, seed: int = 0) -> pd
         [%]", 100 (1 - AUC): of the pairs of a target hit and another, those whose scores stand the wrong way round;
         "purity [%]" of all hits together, where 98 % of the target hits are kept.
     """
-
-    def seeing(seen: Sight) -> Callable[[Event], Tensor]:
-        return lambda event: score_seeing(net, event, seen, seed=seed)
-
     ways: dict[Any, Callable[[Event], Tensor]] = {"all": net.score}
-    return _losses(ways | {seen: seeing(seen) for seen in get_args(Sight)}, net, events).rename_axis(index="seen")
+    ways |= {seen: partial(score_seeing, net, seen=seen, seed=seed) for seen in get_args(Sight)}
+    return _losses(ways, net, events).rename_axis(index="seen")
 
 
 def _losses(ways: dict[Any, Callable[[Event], Tensor]], net: HitFilter, events: Sequence[Event]) -> pd.DataFrame:

@@ -55,6 +55,9 @@ DPI = 72
 KEPT = 48
 """Results of each kind that are kept for going back and forth."""
 
+NUMBERS = ("other hits of its particle", "itself", "mean |Δφ| [rad]", "entropy [bit]")
+"""Heads of the columns that `number_cells` fills."""
+
 SAMPLED = 192
 """Queries over which the event's numbers are averaged."""
 
@@ -275,9 +278,9 @@ class AttentionExplorer(Explorer):
             one, mean = measure(pattern, at, rows=[row]), self._numbers(pattern, at)
             cells = [f"<b>{name}</b>"]
             for of in (one, mean):
-                cells += [_share(of.own), _share(of.itself), f"{of.distance:.2f}", f"{of.entropy:.1f}"]
+                cells += number_cells(of)
             lines.append("<tr><td>" + "</td><td>".join(cells) + "</td></tr>")
-        words = ["", *["other hits of its particle", "itself", "mean |Δφ| [rad]", "entropy [bit]"] * 2]
+        words = ["", *NUMBERS * 2]
         head_row = "<tr><th>" + "</th><th>".join(words) + "</th></tr>"
         who = "hit" if after.hits else "query"
         groups = (
@@ -318,6 +321,11 @@ def _check(ready: Mapping[str, tuple[Pattern, Pattern]], filters: Mapping[str, H
             raise ValueError(f"the patterns before and after of {name!r} have other queries, keys or heads")
     if unknown := sorted(set(filters) - set(ENCODINGS.values())):
         raise ValueError(f"filters are of the encodings {', '.join(ENCODINGS.values())}, not {', '.join(unknown)}")
+
+
+def number_cells(of: Numbers) -> list[str]:
+    """Cells under `NUMBERS`."""
+    return [_share(of.own), _share(of.itself), f"{of.distance:.2f}", f"{of.entropy:.1f}"]
 
 
 def _share(value: float) -> str:

@@ -13,12 +13,10 @@ from hepattn.plotting.attention_pattern import Pattern, filter_patterns
 from hepattn.plotting.gallery import outer_direction
 from hepattn.plotting.head_numbers import own_of_hit
 from hepattn.plotting.heads import HeadGrid
+from hepattn.widgets.attention import NUMBERS, SAMPLED, number_cells
 from hepattn.widgets.base import Explorer, choice, slider
 
 __all__ = ["HeadExplorer"]
-
-SAMPLED = 192
-"""Queries over which a head's numbers are averaged."""
 
 LISTED = 10
 """Keys in the table, at most."""
@@ -100,11 +98,7 @@ class HeadExplorer(Explorer):
             rows = pattern.sampled(max(1, len(pattern.q) // SAMPLED))
             self.means[key] = measure(pattern, head, rows=rows)
         this, mean = measure(pattern, head, rows=torch.tensor([row])), self.means[key]
-        lines = [
-            f"<tr><td>{name}</td><td>{100 * one.own:.1f} %</td><td>{100 * one.itself:.1f} %</td>"
-            f"<td>{one.distance:.3f}</td><td>{one.entropy:.1f}</td></tr>"
-            for name, one in ((f"this hit, φ = {pattern.query_phi[row]:.3f}", this), ("all hits, mean", mean))
-        ]
-        words = ("", "other hits of its particle", "itself", "mean |Δφ| [rad]", "entropy [bit]")
-        head_row = "<tr><th>" + "</th><th>".join(words) + "</th></tr>"
+        each = ((f"this hit, φ = {pattern.query_phi[row]:.3f}", this), ("all hits, mean", mean))
+        lines = ["<tr><td>" + "</td><td>".join([name, *number_cells(of)]) + "</td></tr>" for name, of in each]
+        head_row = "<tr><th>" + "</th><th>".join(["", *NUMBERS]) + "</th></tr>"
         return f"<table border=1 cellpadding=4>{head_row}{''.join(lines)}</table>"
